@@ -1,0 +1,1 @@
+"""Cameras, rotations, meshes, point clouds, splats."""

@@ -1,0 +1,72 @@
+"""The trials of a study as numbers by seed, for verdicts and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Metrics = Mapping[str, Any]
+
+
+@dataclass
+class Evidence:
+    """Finished trials of one study at one scale.
+
+    Attributes:
+        paper: arXiv id.
+        scale: `smoke`, `pocket` or `full`.
+        seeds, arms, conditions: what the trials cover, in the study's order (conditions is `("",)` when there are none).
+        trials: (arm, condition, seed) -> metrics of finished trials.
+        labels: metric name -> words for axes.
+        verdicts: the judged claims, as plain data.
+    """
+
+    paper: str
+    scale: str
+    seeds: Sequence[int]
+    arms: Sequence[str]
+    conditions: Sequence[str]
+    trials: Mapping[tuple[str, str, int], Metrics]
+    labels: Mapping[str, str] = field(default_factory=dict)
+    verdicts: Sequence[Mapping[str, Any]] = ()
+
+    def label(self, metric: str) -> str:
+        """Words for an axis."""
+        return self.labels.get(metric, metric)
+
+    def values(self, metric: str, arm: str, condition: str | None = None) -> NDArray[np.float64]:
+        """One number per seed, shape `(S,)`; NaN where the trial failed or lacks the metric.
+
+        Without `condition`: the mean over the arm's conditions (NaN if one of them is missing).
+        """
+        conditions = [condition] if condition is not None else self._conditions_of(arm)
+        table = [[self._number(metric, arm, c, seed) for c in conditions] for seed in self.seeds]
+        return np.asarray(table, dtype=float).reshape(len(self.seeds), -1).mean(axis=1)
+
+    def series(self, metric: str, arm: str, condition: str = "") -> NDArray[np.float64]:
+        """A list-valued metric, shape `(S, ...)`, of the seeds that have it."""
+        found = [self.trials.get((arm, condition, seed), {}).get(metric) for seed in self.seeds]
+        return np.asarray([value for value in found if value is not None], dtype=float)
+
+    def mean_interval(self, metric: str, arm: str, condition: str | None = None) -> tuple[float, float, float]:
+        """Mean over seeds and its 95% Student t interval; the interval is NaN for fewer than two seeds."""
+        from scipy import stats
+
+        x = self.values(metric, arm, condition)
+        x = x[np.isfinite(x)]
+        if x.size < 2:
+            return (float(x.mean()) if x.size else np.nan, np.nan, np.nan)
+        half = stats.t.ppf(0.975, x.size - 1) * x.std(ddof=1) / np.sqrt(x.size)
+        return float(x.mean()), float(x.mean() - half), float(x.mean() + half)
+
+    def _conditions_of(self, arm: str) -> list[str]:
+        present = {c for (a, c, _) in self.trials if a == arm}
+        return [c for c in self.conditions if c in present] or list(self.conditions)
+
+    def _number(self, metric: str, arm: str, condition: str, seed: int) -> float:
+        value = self.trials.get((arm, condition, seed), {}).get(metric, np.nan)
+        return float(value) if np.isscalar(value) and not isinstance(value, str) else np.nan

@@ -1,0 +1,1 @@
+"""One client for language and vision-language models."""

@@ -1,0 +1,1 @@
+"""What the papers invented, one file per paper."""

@@ -1,0 +1,1 @@
+"""Cards, the catalogue and digests."""

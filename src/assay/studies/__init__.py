@@ -1,0 +1,1 @@
+"""The files that test the papers' claims, one per paper."""
