@@ -1,0 +1,85 @@
+"""The source a study's trials depend on, and its content hash."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+# What declares, runs and judges a study does not change what its trials compute.
+_OUTSIDE = ("assay.lab", "assay.errors", "assay.papers", "assay.web", "assay.cli")
+_IMPORT = re.compile(
+    r"^[ \t]*(?:from[ \t]+([\w.]+)[ \t]+import[ \t]+(\([^)]*\)|[^\n#]+)|import[ \t]+([\w., \t]+))", re.MULTILINE
+)
+
+
+def code_hash(module: str) -> str:
+    """Hash of the source of a study and of every module of this package that it imports, directly or not.
+
+    The lab itself is left out: a change in how trials are stored or judged does not make them another trial.
+    """
+    return hash_of(code_files(module))
+
+
+def code_files(module: str) -> dict[str, Path]:
+    """Module name -> file, for a study and what it imports from its own package and from `assay`, sorted by name."""
+    found: dict[str, Path] = {}
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        if name in found or name.startswith(_OUTSIDE):
+            continue
+        path = _file_of(name)
+        if path is None:
+            continue
+        found[name] = path
+        waiting.extend(_imported(path.read_text(encoding="utf-8"), {"assay", module.split(".")[0]}))
+    return dict(sorted(found.items()))
+
+
+def hash_of(files: dict[str, Path]) -> str:
+    """Hash of named files: of names and contents, not of places or times."""
+    digest = hashlib.sha256()
+    for name, path in files.items():
+        digest.update(f"{name}\0".encode())
+        digest.update(path.read_bytes())
+        digest.update(b"\0")
+    return digest.hexdigest()[:16]
+
+
+def _imported(source: str, packages: set[str]) -> Iterator[str]:
+    for base, names, plain in _IMPORT.findall(source):
+        if base:
+            if base.split(".")[0] in packages:
+                yield base
+                yield from (f"{base}.{name.split()[0]}" for name in names.strip("()").split(",") if name.split())
+        else:
+            for name in plain.split(","):
+                if name.split() and name.split()[0].split(".")[0] in packages:
+                    yield name.split()[0]
+
+
+def _file_of(name: str) -> Path | None:
+    top, *rest = name.split(".")
+    root = _root_of(top)
+    if root is None:
+        return None
+    if root.is_file():
+        return root if not rest else None
+    path = root.joinpath(*rest)
+    if rest and path.with_suffix(".py").is_file():
+        return path.with_suffix(".py")
+    return path / "__init__.py" if (path / "__init__.py").is_file() else None
+
+
+@cache
+def _root_of(package: str) -> Path | None:
+    """Folder of a top-level package, or file of a top-level module."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        return None
+    origin = Path(spec.origin)
+    return origin.parent if spec.submodule_search_locations else origin
