@@ -28,7 +28,7 @@ class Camera:
         width, height: image size in pixels.
 
     Raises:
-        ValueError: wrong shapes, a size below one pixel, a focal length that is not positive, or an R that is no rotation.
+        ValueError: wrong shapes, a size below one pixel, a focal length not above zero, or an R that is no rotation.
     """
 
     R: Tensor

@@ -1,0 +1,1 @@
+"""Scenes: analytic ones that are ray-cast exactly, and the formats that hold cameras and reconstructions."""
