@@ -45,18 +45,21 @@ class Claim:
 
     def sentence(self) -> str:
         """The claim in one sentence."""
-        return self.text or f"{self.metric} of {self.method}"
+        return self.text or self._what()
 
     def as_dict(self) -> dict[str, Any]:
         """The claim as plain data, with its kind and sentence."""
         return {"kind": self.kind, **asdict(self), "sentence": self.sentence()}
+
+    def _what(self) -> str:
+        return f"{self.metric} of {self.method}"
 
     def _where(self) -> str:
         return f" in {', '.join(self.conditions)}" if self.conditions else ""
 
 
 @dataclass(frozen=True)
-class _Comparison(Claim):
+class Comparison(Claim):
     """A claim that compares the method with one or more baselines, all of which must be beaten.
 
     Attributes:
@@ -91,7 +94,7 @@ class _Comparison(Claim):
 
 
 @dataclass(frozen=True)
-class Better(_Comparison):
+class Better(Comparison):
     """Superiority: the method's metric beats the baseline's by more than `by`, in the direction `higher` says."""
 
     kind: ClassVar[str] = "better"
@@ -101,11 +104,11 @@ class Better(_Comparison):
     def sentence(self) -> str:
         word = "higher" if self.higher else "lower"
         more = f" by more than {self.by:g}" if self.by else ""
-        return self.text or f"{self.metric} of {self.method} is {word} than that of {self._against()}{more}{self._where()}"
+        return self.text or f"{self._what()} is {word} than that of {self._against()}{more}{self._where()}"
 
 
 @dataclass(frozen=True)
-class NotWorse(_Comparison):
+class NotWorse(Comparison):
     """Non-inferiority: not worse than the baseline by `margin` or more.
 
     With `margin_of=(a, b)` the margin is that share of the gap between the arms a and b in the same seed.
@@ -120,12 +123,14 @@ class NotWorse(_Comparison):
         return super().arms() | set(self.margin_of or ())
 
     def sentence(self) -> str:
-        margin = f"{self.margin:g}" if self.margin_of is None else f"{self.margin:.0%} of the gap between {' and '.join(self.margin_of)}"
-        return self.text or f"{self.metric} of {self.method} is not worse than that of {self._against()} by {margin}{self._where()}"
+        margin = f"{self.margin:g}"
+        if self.margin_of:
+            margin = f"{self.margin:.0%} of the gap between {' and '.join(self.margin_of)}"
+        return self.text or f"{self._what()} is not worse than that of {self._against()} by {margin}{self._where()}"
 
 
 @dataclass(frozen=True)
-class Same(_Comparison):
+class Same(Comparison):
     """Equivalence within ±`margin`, by two one-sided tests."""
 
     kind: ClassVar[str] = "same"
@@ -133,11 +138,11 @@ class Same(_Comparison):
     margin: float
 
     def sentence(self) -> str:
-        return self.text or f"{self.metric} of {self.method} equals that of {self._against()} within {self.margin:g}{self._where()}"
+        return self.text or f"{self._what()} equals that of {self._against()} within {self.margin:g}{self._where()}"
 
 
 @dataclass(frozen=True)
-class Ratio(_Comparison):
+class Ratio(Comparison):
     """At least `at_least` times fewer (`higher=False`, the default) or more (`higher=True`) than the baseline.
 
     The number per seed is baseline/method when less is better, method/baseline when more is; judged on its logarithm.
@@ -148,9 +153,14 @@ class Ratio(_Comparison):
     higher: bool = False
     at_least: float
 
+    def __post_init__(self) -> None:
+        if not self.at_least > 0:
+            raise ValueError(f"Ratio of {self.metric}: at_least must be positive, got {self.at_least}")
+
     def sentence(self) -> str:
         word = "more" if self.higher else "less"
-        return self.text or f"{self.metric} of {self.method} is at least {self.at_least:g} times {word} than that of {self._against()}{self._where()}"
+        times = f"at least {self.at_least:g} times {word}"
+        return self.text or f"{self._what()} is {times} than that of {self._against()}{self._where()}"
 
 
 @dataclass(frozen=True)
@@ -168,7 +178,7 @@ class Bound(Claim):
 
     def sentence(self) -> str:
         limit = f"at most {self.at_most:g}" if self.at_most is not None else f"at least {self.at_least:g}"
-        return self.text or f"{self.metric} of {self.method} is {limit}{self._where()}"
+        return self.text or f"{self._what()} is {limit}{self._where()}"
 
 
 @dataclass(frozen=True)
@@ -189,7 +199,7 @@ class Slope(Claim):
             raise ValueError(f"Slope of {self.metric}: give at least three sizes")
 
     def sentence(self) -> str:
-        return self.text or f"{self.metric} of {self.method} grows at most like size^{self.at_most:g} over {', '.join(self.sizes)}"
+        return self.text or f"{self._what()} grows at most like size^{self.at_most:g} over {', '.join(self.sizes)}"
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from assay.lab.statistics import resampled_error, t_interval
 
 Metrics = Mapping[str, Any]
 
@@ -19,10 +22,13 @@ class Evidence:
     Attributes:
         paper: arXiv id.
         scale: `smoke`, `pocket` or `full`.
-        seeds, arms, conditions: what the trials cover, in the study's order (conditions is `("",)` when there are none).
+        seeds, arms, conditions: what the trials cover, in the study's order (conditions: `("",)` when there are none).
         trials: (arm, condition, seed) -> metrics of finished trials.
         labels: metric name -> words for axes.
         verdicts: the judged claims, as plain data.
+        arm_conditions: conditions of the arms that have fewer. None: not known, and taken from the trials there are
+            (a condition in which every trial failed then goes unseen).
+        resampled: seeds are resamples of one fixed data set, see `statistics.resampled_error`.
     """
 
     paper: str
@@ -33,6 +39,8 @@ class Evidence:
     trials: Mapping[tuple[str, str, int], Metrics]
     labels: Mapping[str, str] = field(default_factory=dict)
     verdicts: Sequence[Mapping[str, Any]] = ()
+    arm_conditions: Mapping[str, Sequence[str]] | None = None
+    resampled: bool = False
 
     def label(self, metric: str) -> str:
         """Words for an axis."""
@@ -43,9 +51,9 @@ class Evidence:
 
         Without `condition`: the mean over the arm's conditions (NaN if one of them is missing).
         """
-        conditions = [condition] if condition is not None else self._conditions_of(arm)
+        conditions = [condition] if condition is not None else self.conditions_of(arm)
         table = [[self._number(metric, arm, c, seed) for c in conditions] for seed in self.seeds]
-        return np.asarray(table, dtype=float).reshape(len(self.seeds), -1).mean(axis=1)
+        return np.asarray(table, dtype=float).reshape(len(self.seeds), len(conditions)).mean(axis=1)
 
     def series(self, metric: str, arm: str, condition: str = "") -> NDArray[np.float64]:
         """A list-valued metric, shape `(S, ...)`, of the seeds that have it."""
@@ -54,19 +62,17 @@ class Evidence:
 
     def mean_interval(self, metric: str, arm: str, condition: str | None = None) -> tuple[float, float, float]:
         """Mean over seeds and its 95% Student t interval; the interval is NaN for fewer than two seeds."""
-        from scipy import stats
-
         x = self.values(metric, arm, condition)
-        x = x[np.isfinite(x)]
-        if x.size < 2:
-            return (float(x.mean()) if x.size else np.nan, np.nan, np.nan)
-        half = stats.t.ppf(0.975, x.size - 1) * x.std(ddof=1) / np.sqrt(x.size)
-        return float(x.mean()), float(x.mean() - half), float(x.mean() + half)
+        return t_interval(x, standard_error=resampled_error(x) if self.resampled else None)
 
-    def _conditions_of(self, arm: str) -> list[str]:
+    def conditions_of(self, arm: str) -> list[str]:
+        """The conditions an arm runs in, in the study's order."""
+        if self.arm_conditions is not None:
+            wanted = self.arm_conditions.get(arm, self.conditions)
+            return [c for c in self.conditions if c in wanted]
         present = {c for (a, c, _) in self.trials if a == arm}
         return [c for c in self.conditions if c in present] or list(self.conditions)
 
     def _number(self, metric: str, arm: str, condition: str, seed: int) -> float:
         value = self.trials.get((arm, condition, seed), {}).get(metric, np.nan)
-        return float(value) if np.isscalar(value) and not isinstance(value, str) else np.nan
+        return float(value) if isinstance(value, (Real, np.bool_)) else np.nan
