@@ -99,7 +99,7 @@ def judge(
     gates: Sequence[Gate],
     evidence: Evidence,
     *,
-    resampled: bool = False,
+    resampled: bool | None = None,
     level: float = 0.95,
 ) -> list[Verdict]:
     """Judge a study's claims at the scale of the evidence.
@@ -108,14 +108,15 @@ def judge(
         claims: in the study's order; all of them, as they are corrected together.
         gates: figures that must hold; a failing one makes the claims it guards inconclusive.
         evidence: the finished trials. A seed that lacks one side of a pair is dropped and counted in the reason.
-        resampled: seeds are bootstrap resamples of one fixed data set. Then the spread over seeds is itself the
-            standard error of the figure and is not divided by sqrt(n): more resamples are not more data
-            (`statistics.resampled_error`). A sign-flip test, which takes seeds as independent, is then not given.
+        resampled: seeds are bootstrap resamples of one fixed data set (None: as the evidence says). Then the spread
+            over seeds is itself the standard error of the figure and is not divided by sqrt(n): more resamples are not
+            more data (`statistics.resampled_error`). A sign-flip test takes seeds as independent and is not given.
         level: of the intervals; claims are tested at 1 - level.
 
     Returns:
         One verdict per claim, in order.
     """
+    resampled = evidence.resampled if resampled is None else resampled
     weighed = [_weigh(claim, evidence, resampled, level) for claim in claims]
     judged = [i for i, claim in enumerate(claims) if evidence.scale in claim.scales]
     adjusted = dict(zip(judged, st.holm([weighed[i].p for i in judged]), strict=True))
@@ -325,18 +326,20 @@ def _subtract(a: Array, b: Array) -> Array:
     """a - b, with what rounding leaves of equal numbers set to 0."""
     with np.errstate(invalid="ignore"):
         d = a - b
-        return np.where(np.abs(d) <= st.ROUNDING * np.maximum(np.abs(a), np.abs(b)), 0.0 * d, d)
+        tiny = np.abs(d) <= st.ROUNDING * np.maximum(np.abs(a), np.abs(b))
+        return np.where(tiny, 0.0 * d, d)  # 0 * d, as d from an infinite side must end up NaN and not 0
 
 
 def _failure(gate: Gate, evidence: Evidence) -> str:
     """Why a gate is shut, in a sentence; empty when it holds."""
-    mean = _mean(st.finite(evidence.values(gate.metric, gate.method, gate.condition or None)))
+    x = evidence.values(gate.metric, gate.method, gate.condition or None)
+    mean = _mean(x[~np.isnan(x)])  # an infinite figure counts: a gate is there to catch what diverged
     limit = f"at most {gate.at_most:g}" if gate.at_most is not None else f"at least {gate.at_least:g}"
     holds = mean <= gate.at_most if gate.at_most is not None else mean >= (gate.at_least or 0.0)
     if holds:
         return ""
     where = f"{gate.metric} of {gate.method}" + (f" in {gate.condition}" if gate.condition else "")
-    found = f"is {mean:.4g}" if np.isfinite(mean) else "could not be measured"
+    found = "could not be measured" if np.isnan(mean) else f"is {mean:.4g}"
     return f"{where} {found} and must be {limit}" + (f": {gate.why}" if gate.why else "")
 
 

@@ -20,8 +20,10 @@ CREATE TABLE IF NOT EXISTS trials (
     paper TEXT NOT NULL, scale TEXT NOT NULL, code TEXT NOT NULL, setting TEXT NOT NULL,
     arm TEXT NOT NULL, condition TEXT NOT NULL, seed INTEGER NOT NULL,
     status TEXT NOT NULL, metrics TEXT NOT NULL, error TEXT NOT NULL, seconds REAL NOT NULL, finished REAL NOT NULL,
+    run TEXT NOT NULL,
     PRIMARY KEY (paper, scale, code, setting, arm, condition, seed)
 ) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS trials_by_run ON trials (run);
 CREATE TABLE IF NOT EXISTS running (
     paper TEXT NOT NULL, scale TEXT NOT NULL, code TEXT NOT NULL, setting TEXT NOT NULL,
     arm TEXT NOT NULL, condition TEXT NOT NULL, seed INTEGER NOT NULL, run TEXT NOT NULL,
@@ -105,12 +107,13 @@ class Store:
         return cls(path) if path.is_file() else None
 
     @_told
-    def put(self, setting: Setting, result: Result) -> None:
+    def put(self, setting: Setting, result: Result, run: str = "") -> None:
         """Store a trial at once, in place of an older result of the same name."""
         key = setting.key(result.trial)
-        row = (*key, "ok" if result.ok else "failed", json.dumps(result.metrics), result.error, result.seconds, time.time())
+        status = "ok" if result.ok else "failed"
+        row = (*key, status, json.dumps(result.metrics), result.error, result.seconds, time.time(), run)
         with self._transaction():
-            self._db.execute("INSERT OR REPLACE INTO trials VALUES (?,?,?,?,?,?,?,?,?,?,?,?)", row)
+            self._db.execute("INSERT OR REPLACE INTO trials VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)", row)
             self._db.execute(
                 "DELETE FROM running WHERE (paper,scale,code,setting,arm,condition,seed) = (?,?,?,?,?,?,?)", key
             )
@@ -130,6 +133,17 @@ class Store:
     def forget_started(self, run: str) -> None:
         """Drop the notes of begun trials of a run that is over."""
         self._db.execute("DELETE FROM running WHERE run = ?", (run,))
+
+    @_told
+    def ended(self, run: str) -> set[Trial]:
+        """Trials that a run has ended so far, well or not."""
+        rows = self._db.execute("SELECT seed, arm, condition, scale FROM trials WHERE run = ?", (run,))
+        return {Trial(*row) for row in rows}
+
+    @_told
+    def count_ended(self, run: str) -> int:
+        """How many trials a run has ended so far."""
+        return int(self._db.execute("SELECT COUNT(*) FROM trials WHERE run = ?", (run,)).fetchone()[0])
 
     @_told
     def finished(self, setting: Setting, scale: str) -> set[tuple[str, str, int]]:
