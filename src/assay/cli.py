@@ -27,7 +27,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-PaperIds = Annotated[list[str], typer.Argument(help="arXiv id, address, or a unique part of the title", show_default=False)]
+PaperIds = Annotated[
+    list[str], typer.Argument(help="arXiv id, address, or a unique part of the title", show_default=False)
+]
 PaperId = Annotated[str, typer.Argument(help="arXiv id, address, or a unique part of the title", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs")]
 Engine = Annotated[str, typer.Option(help="local: processes of this machine; ray: a Ray cluster")]
@@ -72,7 +74,9 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 @app.command("list")
 def list_papers(
     area: Annotated[str | None, typer.Option(help="Only this area")] = None,
-    runs: Annotated[bool | None, typer.Option("--runs/--planned", help="Only papers that run, or only planned ones")] = None,
+    runs: Annotated[
+        bool | None, typer.Option("--runs/--planned", help="Only papers that run, or only planned ones")
+    ] = None,
     verdict: Annotated[str | None, typer.Option(help="supported, contradicted, inconclusive, stale or none")] = None,
     search: Annotated[str | None, typer.Option(help="Words in title, authors, idea or claims")] = None,
     as_json: Json = False,
@@ -118,7 +122,9 @@ def show(paper: PaperId, as_json: Json = False) -> None:
 
 @app.command()
 def run(
-    papers: Annotated[list[str] | None, typer.Argument(help="arXiv ids, addresses, or unique parts of titles", show_default=False)] = None,
+    papers: Annotated[
+        list[str] | None, typer.Argument(help="arXiv ids, addresses, or unique parts of titles", show_default=False)
+    ] = None,
     scale: Annotated[str, typer.Option(help="smoke (seconds), pocket (minutes), full (real data set, GPU)")] = "pocket",
     seeds: Annotated[int | None, typer.Option(help="Number of seeds; default: the study's")] = None,
     arms: Annotated[str | None, typer.Option(help="Only these arms, separated by commas")] = None,
@@ -153,7 +159,9 @@ def run(
 
 @app.command()
 def record(
-    papers: Annotated[list[str] | None, typer.Argument(help="arXiv ids or unique parts of titles", show_default=False)] = None,
+    papers: Annotated[
+        list[str] | None, typer.Argument(help="arXiv ids or unique parts of titles", show_default=False)
+    ] = None,
     stale: Annotated[bool, typer.Option("--stale", help="Every paper whose recorded evidence is stale")] = False,
     device: Device = "auto",
 ) -> None:
@@ -199,7 +207,9 @@ def verify(
     for card in map(catalogue.find, papers):
         recorded = records.read(card.id)
         if recorded is None:
-            raise AssayError(f"{card.id} has no recorded evidence; `assay run {card.id}`, then `assay record {card.id}`")
+            raise AssayError(
+                f"{card.id} has no recorded evidence; `assay run {card.id}`, then `assay record {card.id}`"
+            )
         study = _study(card)
         options = Options(engine=engine, jobs=jobs, device=device)
         result = verification.verify(study, recorded, options, extra=card.area, progress=_progress(card.id))
@@ -231,7 +241,9 @@ def report(
     study = _study(card)
     found = _local_record(card, study, scale) or (records.read(card.id) if scale == "pocket" else None)
     if found is None:
-        raise AssayError(f"{card.id} has no {scale} evidence, here or recorded; `assay run {card.id} --scale {scale}` makes it")
+        raise AssayError(
+            f"{card.id} has no {scale} evidence, here or recorded; `assay run {card.id} --scale {scale}` makes it"
+        )
     stale = records.is_stale(found, study.module)
     path = write_report(card, study, found, out or Path("assay-report") / card.id, stale=stale)
     if as_json:
@@ -276,7 +288,9 @@ def new(
     area: Annotated[str, typer.Option(help="Area the paper belongs to", show_default=False)],
     file: Annotated[str, typer.Option(help="File name of method and study, such as my_method", show_default=False)],
     title: Annotated[str, typer.Option(help="Title for the card")] = "",
-    out: Annotated[Path | None, typer.Option(help="Write a package of its own here instead of into the checkout")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write a package of its own here instead of into the checkout")
+    ] = None,
 ) -> None:
     """Begin a paper of your own: method, study, test and card stubs that pass smoke at once."""
     from assay.lab.scaffold import write_stubs
@@ -299,16 +313,24 @@ def _run_one(card: Card, options: Options, out: Path | None, *, quiet: bool) -> 
     path = write_report(card, study, made, folder)
     if not quiet:
         typer.echo(f"{card.id} {card.title}")
-        typer.echo(f"{outcome.planned} trials, {outcome.skipped} of them finished before; {made.data} data, {made.scale} scale")
+        typer.echo(
+            f"{outcome.planned} trials, {outcome.skipped} of them finished before; {made.data} data, {made.scale} scale"
+        )
         typer.echo(tables.as_text(made.verdicts))
         for result in outcome.failed:
             typer.echo(f"failed: {result.trial}: {last_line(result.error)}", err=True)
         typer.echo(f"report: {path}")
     return {
-        "paper": card.id, "scale": made.scale, "data": made.data, "planned": outcome.planned, "skipped": outcome.skipped,
-        "failed": len(outcome.failed), "verdicts": made.verdicts, "report": str(path),
+        "paper": card.id,
+        "scale": made.scale,
+        "data": made.data,
+        "planned": outcome.planned,
+        "skipped": outcome.skipped,
+        "failed": len(outcome.failed),
+        "verdicts": made.verdicts,
+        "report": str(path),
         "errors": {str(result.trial): result.error for result in outcome.failed},
-    }  # fmt: skip
+    }
 
 
 def _study(card: Card) -> Study:

@@ -9,4 +9,16 @@ from assay.lab.evidence import Evidence
 from assay.lab.resample import resample_groups
 from assay.lab.study import Study
 
-__all__ = ["Better", "Bound", "Claim", "Evidence", "Gate", "NotWorse", "Ratio", "Same", "Slope", "Study", "resample_groups"]
+__all__ = [
+    "Better",
+    "Bound",
+    "Claim",
+    "Evidence",
+    "Gate",
+    "NotWorse",
+    "Ratio",
+    "Same",
+    "Slope",
+    "Study",
+    "resample_groups",
+]

@@ -52,7 +52,11 @@ def apply_command(study: Study) -> Any:
         else:
             # One name for every option: --keep, and --no-keep for switches.
             kind = typer.Option(help=help_text)
-            default = Path(f"assay-out/{study.paper}") if name == OUT and parameter.default is inspect.Parameter.empty else parameter.default
+            default = (
+                Path(f"assay-out/{study.paper}")
+                if name == OUT and parameter.default is inspect.Parameter.empty
+                else parameter.default
+            )
         parameters.append(
             inspect.Parameter(
                 name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[hints.get(name, str), kind]

@@ -12,7 +12,7 @@ from assay.lab.worker import SeedJob, run_seed
 ENGINES = ("local", "ray")
 
 
-class WorkerDied(Exception):
+class WorkerDiedError(Exception):
     """A worker process ended without a word: killed, out of memory, or crashed in native code."""
 
 
@@ -32,7 +32,7 @@ def run_jobs(jobs: Sequence[SeedJob], engine: str, workers: int, threads: int) -
     """Run seeds, and hand back what each returned as it ends, in any order.
 
     Raises:
-        WorkerDied: a local worker process died; its seed's remaining trials have not run.
+        WorkerDiedError: a local worker process died; its seed's remaining trials have not run.
     """
     check_engine(engine)
     if engine == "ray":
@@ -60,7 +60,7 @@ def _on_processes(jobs: Sequence[SeedJob], workers: int, threads: int) -> Iterat
             pool = Parallel(return_as="generator_unordered", batch_size="auto", pre_dispatch="2*n_jobs")
             yield from pool(delayed(run_seed)(job) for job in jobs)
     except BrokenProcessPool as error:
-        raise WorkerDied(str(error).splitlines()[0]) from error
+        raise WorkerDiedError(str(error).splitlines()[0]) from error
 
 
 def _on_ray(jobs: Sequence[SeedJob], workers: int) -> Iterator[list[Result]]:

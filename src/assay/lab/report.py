@@ -56,7 +56,11 @@ def draw(study: Study, evidence: Evidence) -> dict[str, bytes]:
 def render(card: Card, record: Record, images: dict[str, bytes], *, stale: bool) -> str:
     """The HTML page. Everything is escaped; nothing is loaded from elsewhere."""
     environment = Environment(
-        loader=PackageLoader("assay.lab"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("assay.lab"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters.update(number=tables.number, interval=tables.interval)
     heads, rows = tables.arm_means(record.evidence())

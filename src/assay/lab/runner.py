@@ -12,7 +12,7 @@ from pathlib import Path
 
 from assay.errors import AssayError, UnknownName
 from assay.lab.code import code_hash
-from assay.lab.engines import WorkerDied, check_engine, default_jobs, run_apart, run_jobs
+from assay.lab.engines import WorkerDiedError, check_engine, default_jobs, run_apart, run_jobs
 from assay.lab.paths import store_path
 from assay.lab.store import Result, Setting, Store
 from assay.lab.study import SCALES, Study, Trial
@@ -143,9 +143,7 @@ def _run_missing(
     run_id = uuid.uuid4().hex
 
     def job_of(trials: Sequence[Trial]) -> SeedJob:
-        return SeedJob(
-            study.module, extra, setting, tuple(trials), str(options.store), run_id, options.time_limit
-        )
+        return SeedJob(study.module, extra, setting, tuple(trials), str(options.store), run_id, options.time_limit)
 
     waiting = [job_of(list(trials)) for _, trials in groupby(missing, key=lambda trial: trial.seed)]
     try:
@@ -156,7 +154,7 @@ def _run_missing(
                         for result in returned:  # a worker that cannot reach the store hands its results back
                             store.put(setting, result, run_id)
                     break
-                except WorkerDied as died:
+                except WorkerDiedError as died:
                     waiting = _after_death(store, setting, waiting, run_id, str(died), study.threads)
     finally:
         store.forget_started(run_id)
@@ -174,7 +172,7 @@ def _after_death(
         try:
             for result in run_apart(replace(owner, trials=(suspect,)), threads):
                 store.put(setting, result, run_id)
-        except WorkerDied:
+        except WorkerDiedError:
             text = f"the worker process died in this trial (killed, out of memory, or a native crash): {reason}"
             store.put(setting, Result(suspect, {}, 0.0, text), run_id)
     ended = store.ended(run_id)

@@ -119,7 +119,7 @@ def test_refuses_what_is_no_vector():
         {call}(np.zeros((2, 2)))
 '''
 
-CARD = '''
+CARD = """
 [[paper]]
 {area_line}id = "{paper}"
 title = "{title}"
@@ -137,9 +137,9 @@ digests = []
 [paper.links]
 abs = "https://arxiv.org/abs/{paper}"
 pdf = "https://arxiv.org/pdf/{paper}"
-'''
+"""
 
-PYPROJECT = '''[build-system]
+PYPROJECT = """[build-system]
 requires = ["hatchling"]
 build-backend = "hatchling.build"
 
@@ -154,7 +154,7 @@ dependencies = ["assay", "numpy"]
 
 [tool.hatch.build.targets.wheel]
 packages = ["assay_{file}"]
-'''
+"""
 
 
 def write_stubs(paper: str, area: str, file: str, *, title: str = "", out: Path | None = None) -> list[Path]:
@@ -204,7 +204,12 @@ def _into_checkout(root: Path, words: dict[str, str]) -> list[Path]:
 def _as_package(root: Path, words: dict[str, str]) -> list[Path]:
     file = words["file"]
     package = f"assay_{file}"
-    words |= {"method_package": f"{package}.method", "method_name": file, "call": file, "area_line": f'area = "{words["area"]}"\n'}
+    words |= {
+        "method_package": f"{package}.method",
+        "method_name": file,
+        "call": file,
+        "area_line": f'area = "{words["area"]}"\n',
+    }
     new = {
         root / "pyproject.toml": PYPROJECT,
         root / package / "__init__.py": '"""{title}. ({paper})"""\n',

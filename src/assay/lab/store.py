@@ -149,7 +149,8 @@ class Store:
     def finished(self, setting: Setting, scale: str) -> set[tuple[str, str, int]]:
         """(arm, condition, seed) of the trials that ended well."""
         rows = self._db.execute(
-            "SELECT arm, condition, seed FROM trials WHERE paper=? AND scale=? AND code=? AND setting=? AND status='ok'",
+            "SELECT arm, condition, seed FROM trials"
+            " WHERE paper=? AND scale=? AND code=? AND setting=? AND status='ok'",
             (setting.paper, scale, setting.code, setting.text),
         )
         return set(rows)

@@ -77,7 +77,10 @@ def count_words(verdicts: Sequence[Mapping[str, Any]]) -> str:
 def page(card: Card, state: State) -> str:
     """A paper for a reader at a terminal who has never seen it."""
     lines = textwrap.wrap(card.title, 100)
-    lines += [f"arXiv {card.id} · {card.area} · {card.month}" + (f" · {', '.join(card.categories)}" if card.categories else "")]
+    lines += [
+        f"arXiv {card.id} · {card.area} · {card.month}"
+        + (f" · {', '.join(card.categories)}" if card.categories else "")
+    ]
     lines += textwrap.wrap(", ".join(card.authors), 100)
     lines += [str(card.links.abs)]
     lines += [f"code: {card.links.code}"] if card.links.code else []
@@ -93,7 +96,10 @@ def page(card: Card, state: State) -> str:
     lines += ["", *_evidence(card, state)]
     if state.runs:
         lines += ["", "Use it"]
-        lines += [f"  assay run {card.id}           test the claims", f"  assay apply {card.id} --help  use the method on your own files"]
+        lines += [
+            f"  assay run {card.id}           test the claims",
+            f"  assay apply {card.id} --help  use the method on your own files",
+        ]
         method = catalogue.method_module(card)
         lines += [f"  from {method.rpartition('.')[0]} import {card.file}"] if method else []
     return "\n".join(lines)

@@ -18,7 +18,7 @@ HEADS = ("claim", "verdict", "ours", "needs", "p (Holm)", "paper's figure")
 
 def number(value: float | None) -> str:
     """A figure in four significant digits; a dash where there is none."""
-    return "–" if value is None or not math.isfinite(value) else f"{value:.4g}"
+    return "–" if value is None or not math.isfinite(value) else f"{value + 0.0:.4g}"
 
 
 def interval(verdict: VerdictRow) -> str:
@@ -65,7 +65,9 @@ def as_text(verdicts: Sequence[VerdictRow], width: int = 100) -> str:
             ours += f", sign-flip p = {verdict['p_sign_flip']:.2g}"
         lines.append(ours + f", {verdict['n']} of {verdict['n_planned']} seeds")
         if verdict["paper"]:
-            lines += textwrap.wrap(f"paper: {verdict['paper']}", width, initial_indent="    ", subsequent_indent="      ")
+            lines += textwrap.wrap(
+                f"paper: {verdict['paper']}", width, initial_indent="    ", subsequent_indent="      "
+            )
         if verdict["reason"]:
             lines += textwrap.wrap(verdict["reason"], width, initial_indent="    ", subsequent_indent="      ")
         blocks.append("\n".join(lines))
@@ -83,7 +85,11 @@ def as_latex(verdicts: Sequence[VerdictRow]) -> str:
     body = "".join(" & ".join(map(_latex, cells(v))) + " \\\\\n" for v in verdicts)
     head = " & ".join(map(_latex, HEADS))
     return (
-        "\\begin{tabular}{p{5cm}lllll}\n\\toprule\n" + head + " \\\\\n\\midrule\n" + body + "\\bottomrule\n\\end{tabular}\n"
+        "\\begin{tabular}{p{5cm}lllll}\n\\toprule\n"
+        + head
+        + " \\\\\n\\midrule\n"
+        + body
+        + "\\bottomrule\n\\end{tabular}\n"
     )
 
 

@@ -39,7 +39,9 @@ def verify(study: Study, recorded: record.Record, options: Options, *, extra: st
            progress: Progress | None = None) -> Differences:  # fmt: skip
     """Run the recorded trials again, in a store of their own, and compare metrics and verdicts."""
     with tempfile.TemporaryDirectory(prefix="assay-verify-") as folder:
-        again = replace(options, scale=recorded.scale, seeds=len(recorded.seeds), arms=None, store=Path(folder) / "trials.sqlite")
+        again = replace(
+            options, scale=recorded.scale, seeds=len(recorded.seeds), arms=None, store=Path(folder) / "trials.sqlite"
+        )
         outcome = runner.run(study, again, extra=extra, progress=progress)
     found = Differences()
     now = {(r.trial.arm, r.trial.condition, r.trial.seed): r for r in outcome.results}

@@ -109,7 +109,7 @@ def _by_id(paper: str) -> Card | None:
 def _read(path: Path, area: str | None = None) -> tuple[Card, ...]:
     try:
         rows: list[dict[str, Any]] = tomllib.loads(path.read_text(encoding="utf-8"))["paper"]
-        return tuple(Card(**({"area": area} if area else {}), **row) for row in rows)
+        return tuple(Card.model_validate(({"area": area} if area else {}) | row) for row in rows)
     except (tomllib.TOMLDecodeError, KeyError, ValidationError, OSError) as error:
         first = str(error).replace("\n", " ")[:300]
         raise AssayError(f"card file {path} cannot be read: {first}") from error
