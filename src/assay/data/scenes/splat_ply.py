@@ -175,7 +175,9 @@ def _vertex_type(header: list[str], path: Path) -> tuple[np.dtype, int]:
     elements = [i for i, line in enumerate(header) if line.startswith("element ")]
     words = header[elements[0]].split() if elements else []
     if len(words) != 3 or words[1] != "vertex" or not words[2].isdigit():
-        raise InputError(f"{path}: the first element of the ply is {' '.join(words[1:2]) or 'missing'}; expected vertex")
+        raise InputError(
+            f"{path}: the first element of the ply is {' '.join(words[1:2]) or 'missing'}; expected vertex"
+        )
     stop = elements[1] if len(elements) > 1 else len(header)
     columns: list[tuple[str, str]] = []
     for line in header[elements[0] + 1 : stop]:

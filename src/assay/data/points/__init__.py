@@ -1,0 +1,1 @@
+"""Readers of lidar and other point data, with their calibrations."""
