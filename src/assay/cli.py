@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from assay import __version__
+from assay import __version__, digest_cli
 from assay.errors import AssayError, UnknownName
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+app.add_typer(digest_cli.app, name="digest")
 
 PaperIds = Annotated[
     list[str], typer.Argument(help="arXiv id, address, or a unique part of the title", show_default=False)
