@@ -42,7 +42,8 @@ def resampled_error(x: ArrayLike) -> float:
 
     The factor tends to 1 and pays for n being small. The mean of the figures errs by at most sigma**2 * (1 + 1/n): the
     data set's own error and that of averaging n figures. Where one seed is the data as they are, it has no resampling
-    error and s**2 is sigma**2 * (1 - 1/n) on average. (n + 1) / (n - 1) covers both.
+    error and s**2 is sigma**2 * (1 - 1/n) on average. (n + 1) / (n - 1) covers both. What no number of resamples
+    mends: a data set of G groups shows its own sigma**2 only as (G - 1) / G of it, so few groups err more.
     """
     values = finite(x)
     n = values.size
