@@ -48,8 +48,8 @@ class Region:
 class Weighed:
     """The numbers of a claim before correction for the study's other claims; `Verdict` says what they are.
 
-    `inside` is whether the mean lies in the region; `p_alone` is the p of the baseline that is shown, `p` that of the claim
-    against all; `block` says why the claim may not be judged, empty if it may.
+    `inside` is whether the mean lies in the region; `p_alone` is the p of the baseline that is shown, `p` that of all;
+    `block` says why the claim may not be judged, empty if it may.
     """
 
     estimate: float
