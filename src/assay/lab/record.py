@@ -16,12 +16,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 import assay
 from assay.errors import StoreError
 from assay.lab.code import code_hash
-from assay.lab.evidence import Evidence
 from assay.lab.paths import evidence_folder
 from assay.lab.store import Result, by_name
 from assay.lab.study import Study
 
 if TYPE_CHECKING:
+    from assay.lab.evidence import Evidence
     from assay.lab.judge import Verdict
 
 _LIBRARIES = ("numpy", "scipy", "torch", "scikit-learn", "scikit-image", "transformers", "diffusers")
@@ -68,6 +68,7 @@ class Summary(_Plain):
     seeds: list[int]
     arms: dict[str, str]
     conditions: dict[str, str]
+    arm_conditions: dict[str, list[str]]
     metrics: dict[str, str]
     resampled: bool
     verdicts: list[dict[str, Any]]
@@ -81,6 +82,8 @@ class Record(Summary):
 
     def evidence(self) -> Evidence:
         """The trials as numbers by seed."""
+        from assay.lab.evidence import Evidence
+
         return Evidence(
             paper=self.paper,
             scale=self.scale,
@@ -90,6 +93,8 @@ class Record(Summary):
             trials={(t.arm, t.condition, t.seed): t.metrics for t in self.trials},
             labels=self.metrics,
             verdicts=self.verdicts,
+            arm_conditions=self.arm_conditions,
+            resampled=self.resampled,
         )
 
 
@@ -110,6 +115,7 @@ def make(study: Study, scale: str, seeds: Sequence[int], results: Sequence[Resul
         seeds=list(seeds),
         arms=_described(study.arms),
         conditions=_described(study.conditions),
+        arm_conditions={arm: list(conditions) for arm, conditions in study.arm_conditions.items()},
         metrics=dict(study.metrics),
         resampled=study.resampled,
         verdicts=[verdict.as_dict() for verdict in judged(study, evidence)],
@@ -129,6 +135,8 @@ def make(study: Study, scale: str, seeds: Sequence[int], results: Sequence[Resul
 
 def evidence_of(study: Study, scale: str, seeds: Sequence[int], results: Sequence[Result]) -> Evidence:
     """Results of a run as numbers by seed."""
+    from assay.lab.evidence import Evidence
+
     return Evidence(
         paper=study.paper,
         scale=scale,
@@ -137,6 +145,8 @@ def evidence_of(study: Study, scale: str, seeds: Sequence[int], results: Sequenc
         conditions=list(study.conditions) or [""],
         trials=by_name(results),
         labels=dict(study.metrics),
+        arm_conditions=study.arm_conditions,
+        resampled=study.resampled,
     )
 
 
@@ -144,7 +154,7 @@ def judged(study: Study, evidence: Evidence) -> list[Verdict]:
     """The verdicts of a study's claims on its evidence."""
     from assay.lab.judge import judge
 
-    return judge(study.claims, study.gates, evidence, resampled=study.resampled)
+    return judge(study.claims, study.gates, evidence)
 
 
 def provenance(study: Study, device: str, seconds: float) -> Provenance:

@@ -6,10 +6,11 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from assay.lab.evidence import Evidence
-from assay.lab.record import Record
+if TYPE_CHECKING:
+    from assay.lab.evidence import Evidence
+    from assay.lab.record import Record
 
 VerdictRow = Mapping[str, Any]
 
