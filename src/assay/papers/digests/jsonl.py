@@ -32,6 +32,10 @@ def read(text: str, name: str = "digest") -> Digest:
         if not isinstance(found, dict):
             digest.problem(number, f"expected an object, found {type(found).__name__}")
             continue
+        # JSON can name halves of surrogate pairs, which no file can hold.
+        if "\\ud" in line.lower() and (clean := _without_halves(found)) != found:
+            digest.problem(number, "half a surrogate pair; replaced")
+            found = clean
         _add(digest, found, number)
     return digest
 
@@ -43,9 +47,6 @@ def render(entries: Iterable[Entry]) -> str:
 
 def _add(digest: Digest, found: dict[str, Any], number: int) -> None:
     entry = Entry(line=number)
-    found, replaced = _clean(found)
-    if replaced:
-        digest.problem(number, "half a surrogate pair; replaced")
     for key, name in _TEXTS.items():
         value = found.get(key)
         if isinstance(value, str):
@@ -67,8 +68,9 @@ def _add(digest: Digest, found: dict[str, Any], number: int) -> None:
         if not entry.id:
             entry.id, entry.version = split_id(address)
     _summary(digest, found.get("AI"), number, entry)
-    for key in found.keys() - _OWN:
-        value = found[key]
+    for key, value in found.items():
+        if key in _OWN:
+            continue
         if key in _MORE_TEXTS and isinstance(value, str):
             setattr(entry, key, value)
         else:
@@ -131,14 +133,10 @@ def _as_line(entry: Entry) -> dict[str, Any]:
     return line
 
 
-def _clean(found: dict[str, Any]) -> tuple[dict[str, Any], bool]:
-    """Halves of surrogate pairs, which JSON can name and no file can hold, become U+FFFD."""
+def _without_halves(found: dict[str, Any]) -> dict[str, Any]:
     text = json.dumps(found, ensure_ascii=False)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")), True
-    return found, False
+    clean: dict[str, Any] = json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+    return clean
 
 
 def _reason(error: Exception) -> str:
