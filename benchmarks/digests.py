@@ -1,0 +1,152 @@
+"""Digests: how long reading takes, whether its cost grows with the number of papers, and how long a search takes.
+
+    python -m benchmarks.digests            # 100,000 generated papers, some minutes
+    ASSAY_BENCH_PAPERS=10000 python -m benchmarks.digests
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+import time
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SEEDS = Path(__file__).resolve().parents[2] / "shared" / "seeds"
+PAPERS = int(os.environ.get("ASSAY_BENCH_PAPERS", "100000"))
+PER_DIGEST = 500
+QUERIES = 400
+COMMON = (
+    "the of and to a in we for is that on with this by as are an model from method our learning which can propose based "
+    "image data results performance show diffusion training network approach framework using tasks models vision "
+    "language segmentation detection gaussian transformer attention multimodal medical video generation robust"
+).split()
+CHINESE = "的一是在不了有和人这中大为上个国我以要他时来用们生到作地于出就分对成会可主发年动同工也能下过子说产种面而方后多定行学法所民得经"
+
+
+def rows() -> list[dict[str, Any]]:
+    """One row a figure: what, value, unit, limit, ok."""
+    found = []
+    if SEEDS.is_dir():
+        value = min(_read_seeds() for _ in range(5))
+        found.append(_row("reading the seeds (360 KB, 117 papers) into a fresh store", value, "s", 0.5))
+    growth, per_paper, times = _large_store()
+    found += [
+        _row(f"adding {PAPERS} papers: cost of the last tenth over that of the first", growth, "x", 2.0),
+        _row(f"adding {PAPERS} papers: a paper", per_paper * 1000, "ms", 5.0),
+        _row(f"search over {PAPERS} papers, median", statistics.median(times) * 1000, "ms", 30.0),
+        _row(f"search over {PAPERS} papers, 99th percentile", float(np.quantile(times, 0.99)) * 1000, "ms", 100.0),
+    ]
+    return found
+
+
+def digest_text(rng: np.random.Generator, first: int, count: int, day: date) -> str:
+    """A generated digest in the format with a table of contents: words fall off like those of a language."""
+    from assay.papers.digests import markdown_toc
+    from assay.papers.digests.entry import Entry
+
+    entries = []
+    for place in range(first, first + count):
+        words = _words(rng, 190)
+        zh = "".join(rng.choice(list(CHINESE), 60))
+        arxiv_id = f"{day:%y%m}.{10000 + place % 90000:05d}"
+        entries.append(
+            Entry(
+                id=arxiv_id,
+                title=" ".join(words[:9]).capitalize(),
+                authors=tuple(f"{a.capitalize()} {b.capitalize()}" for a, b in zip(words[9:14], words[14:19], strict=True)),
+                categories=(str(rng.choice(["cs.CV", "cs.LG", "eess.IV", "cs.RO", "cs.CL"], p=[0.5, 0.2, 0.1, 0.1, 0.1])),),
+                abstract=" ".join(words[19:]),
+                tldr=zh,
+                method=zh[::-1],
+                links={"abs": f"https://arxiv.org/abs/{arxiv_id}"},
+            )
+        )
+    return markdown_toc.render(markdown_toc.compose(entries))
+
+
+def _read_seeds() -> float:
+    from assay.papers.digests import detect
+    from assay.papers.digests.store import Store
+
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        with Store(Path(folder) / "digests.sqlite") as store:
+            for path in sorted(SEEDS.iterdir()):
+                store.add(detect.read_file(path))
+        return time.perf_counter() - start
+
+
+def _large_store() -> tuple[float, float, list[float]]:
+    from assay.papers.digests import detect
+    from assay.papers.digests.store import Store
+
+    rng = np.random.default_rng(0)
+    costs = []
+    with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "digests.sqlite") as store:
+        for place in range(0, PAPERS, PER_DIGEST):
+            day = date(2020, 1, 1) + timedelta(days=place // PER_DIGEST)
+            text = digest_text(rng, place, min(PER_DIGEST, PAPERS - place), day).encode()
+            start = time.perf_counter()
+            store.add(detect.read(text, f"{day}.md"))
+            costs.append(time.perf_counter() - start)
+        tenth = max(len(costs) // 10, 1)
+        times = []
+        for query in _queries(rng):
+            start = time.perf_counter()
+            store.search(**query)
+            times.append(time.perf_counter() - start)
+    return sum(costs[-tenth:]) / sum(costs[:tenth]), sum(costs) / PAPERS, times
+
+
+def _queries(rng: np.random.Generator) -> list[dict[str, Any]]:
+    """What people ask: one word, a few, a word being typed, Chinese, with filters; common words as often as rare ones."""
+    found = []
+    for place in range(QUERIES):
+        words = [str(rng.choice(COMMON[20:])), *_words(rng, 3)]
+        kind = place % 8
+        if kind == 0:
+            found.append({"words": words[0]})
+        elif kind == 1:
+            found.append({"words": " ".join(words[:2])})
+        elif kind == 2:
+            found.append({"words": words[0][: int(rng.integers(2, 5))], "typing": True})
+        elif kind == 3:
+            found.append({"words": "".join(rng.choice(list(CHINESE), 2))})
+        elif kind == 4:
+            found.append({"words": " ".join(words[:3]), "categories": ["cs.CV", "eess.IV"]})
+        elif kind == 5:
+            found.append({"words": words[0], "days": ("2020-02-01", "2020-04-30")})
+        elif kind == 6:
+            found.append({"words": words[1], "author": words[2]})
+        else:
+            found.append({"categories": ["cs.RO"], "days": "2020-03"})
+    return found
+
+
+def _words(rng: np.random.Generator, count: int) -> list[str]:
+    """Words of a vocabulary of 50,000, half of the text in the common ones."""
+    ranks = np.minimum(rng.zipf(1.35, count), 50000)
+    common = rng.random(count) < 0.5
+    return [
+        COMMON[int(rank) % len(COMMON)] if often else _word(int(rank))
+        for rank, often in zip(ranks, common, strict=True)
+    ]
+
+
+def _word(rank: int) -> str:
+    syllables = ("ra", "mo", "ti", "ne", "lu", "sta", "gri", "vo", "den", "pha", "cor", "mil", "xe", "ban", "que", "sol")
+    return "".join(syllables[rank // 16**power % 16] for power in range(4)) if rank > 15 else syllables[rank] * 2
+
+
+def _row(what: str, value: float, unit: str, limit: float) -> dict[str, Any]:
+    return {"what": what, "value": round(value, 4), "unit": unit, "limit": limit, "ok": value <= limit}
+
+
+if __name__ == "__main__":
+    for row in rows():
+        print(f"{row['what']:<75} {row['value']:>9} {row['unit']:<3} reach {row['limit']:>6}  {'ok' if row['ok'] else 'NOT MET'}")
