@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime, time
 from email.utils import format_datetime
 from html import escape
@@ -18,6 +18,7 @@ from assay.papers.digests.entry import SUMMARY_FIELDS, Digest, Entry, month_of
 _UNSEEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufffe\uffff\ud800-\udfff]")
 _TEX_SPECIAL = re.compile(r"(\\.)|(\$[^$]*\$)|([%&#_])", re.DOTALL)
 _SMALL_WORDS = {"a", "an", "the", "on", "of", "in", "to", "for", "and", "from", "with", "towards", "toward"}
+FORMATS = ("toc", "bilingual", "html", "rss", "jsonl", "bibtex")
 _STYLE = (
     "body{font:1rem/1.55 system-ui,sans-serif;max-width:52rem;margin:auto;padding:1rem;color-scheme:light dark}"
     "article{border-top:1px solid #8886;padding:.6rem 0}h3{margin:.2rem 0}dt{font-weight:600}dd{margin:0 0 .4rem}"
@@ -57,7 +58,7 @@ def render(
         return _rss(found, title, day, address)
     if form == "html":
         return _page(found, title, day, categories)
-    return FORMATS[form](found)
+    return jsonl.render(found) if form == "jsonl" else bibtex(found)
 
 
 def render_digest(digest: Digest, form: str = "") -> str:
@@ -255,14 +256,3 @@ def _paired(text: str) -> bool:
         if depth < 0:
             return False
     return depth == 0 and not re.search(r"(?<!\\)(?:\\\\)*\\$", text)
-
-
-FORMATS: dict[str, Callable[[list[Entry]], str]] = {
-    "toc": lambda entries: render(entries, "toc"),
-    "bilingual": lambda entries: render(entries, "bilingual"),
-    "html": lambda entries: render(entries, "html"),
-    "rss": lambda entries: render(entries, "rss"),
-    "jsonl": jsonl.render,
-    "bibtex": bibtex,
-}
-"""Formats by name: each writes a list of entries."""
