@@ -36,7 +36,7 @@ def test_papers_are_found_by_any_of_their_names(name):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["show", "2602.06831"], "nearest: 2602.06830"),
+        (["show", "2602.06831"], "2602.06830 GaussianPOP"),
         (["show", "gausian pop"], "GaussianPOP"),
         (["show", "e"], "titles"),
         (["list", "--area", "vision"], "vision_language"),

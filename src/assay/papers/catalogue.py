@@ -61,8 +61,7 @@ def find(text: str) -> Card:
         near = [everything[i] for i in difflib.get_close_matches(paper, everything, n=3, cutoff=0.6)]
     else:
         titles = {card.title.casefold(): card for card in everything.values()}
-        words = set(re.findall(r"\w+", wanted))
-        ranked = sorted(titles, key=lambda t: -_closeness(wanted, words, t))
+        ranked = sorted(titles, key=lambda title: -_closeness(wanted, title))
         near = [titles[t] for t in ranked[:3]]
     raise UnknownName(f"no paper {text!r} in the catalogue; nearest: {_offer(near)}")
 
@@ -129,9 +128,15 @@ def _text_of(card: Card) -> str:
     return " ".join([card.id, card.title, card.area, card.file, card.idea, *card.authors, *claims]).casefold()
 
 
-def _closeness(wanted: str, words: set[str], title: str) -> float:
-    shared = len(words & set(re.findall(r"\w+", title)))
-    return shared + difflib.SequenceMatcher(None, wanted, title).ratio()
+def _closeness(wanted: str, title: str) -> float:
+    """How alike a query and a title are: each word against its nearest word, and the query written as one word."""
+    tokens = re.findall(r"\w+", title)
+
+    def nearest(word: str) -> float:
+        return max(difflib.SequenceMatcher(None, word, token).ratio() for token in tokens)
+
+    words = re.findall(r"\w+", wanted)
+    return sum(map(nearest, words)) / len(words) + nearest("".join(words)) if words and tokens else 0.0
 
 
 def _offer(found: list[Card]) -> str:
