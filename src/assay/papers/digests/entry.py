@@ -83,7 +83,8 @@ class Entry:
             return self.id
         if self.doi:
             return f"doi:{self.doi.casefold()}"
-        words = " ".join(re.findall(r"\w+", (self.title or self.title_zh or "").casefold()))
+        title = (self.title or self.title_zh or "").casefold()
+        words = " ".join(re.findall(r"\w+", title) or title.split())
         return "title:" + hashlib.sha256(words.encode("utf-8", "replace")).hexdigest()[:20] if words else ""
 
     @property

@@ -319,7 +319,7 @@ class _Reader:
     def _head_ends(self, at: int) -> bool | None:
         if _bare(self.lines[at]) == _OPEN:
             return True
-        return False if self._begins_part(at) else None
+        return False if self.lines[at].startswith("### [") or self._begins_part(at) else None
 
     def _details_end(self, at: int) -> bool | None:
         line = self.lines[at]

@@ -110,6 +110,9 @@ class Store:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(f"cannot make the folder of the store {path.parent}: {error.strerror}") from error
+        self._open(str(path))
+
+    def _open(self, path: str) -> None:
         try:
             self._db = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -118,7 +121,15 @@ class Store:
             if self._db.execute("PRAGMA user_version").fetchone()[0] != _VERSION:
                 self._db.executescript(_SCHEMA + f"PRAGMA user_version={_VERSION};")
         except sqlite3.Error as error:
-            raise StoreError(_advice(path, error)) from error
+            raise StoreError(_advice(self.path, error)) from error
+
+    @classmethod
+    def in_memory(cls) -> Store:
+        """A store that is gone when it is closed: for a digest that is only passed through."""
+        store = cls.__new__(cls)
+        store.path = Path(":memory:")
+        store._open(":memory:")
+        return store
 
     @classmethod
     def reading(cls, path: Path) -> Store | None:
