@@ -27,6 +27,11 @@ def test_first_stage_equals_plain_functional_convolution(images: torch.Tensor) -
     torch.testing.assert_close(net.features(images), expected)
 
 
+def test_max_pooling_takes_the_largest_response(images: torch.Tensor) -> None:
+    net = ConvNet(3, 5, pool="max").eval()
+    torch.testing.assert_close(net.embed(images), net.features(images).flatten(2).max(dim=2).values)
+
+
 @pytest.mark.parametrize(("norm", "alone_is_same"), [("group", True), ("none", True), ("batch", False)])
 def test_only_batch_norm_depends_on_the_other_images(images: torch.Tensor, norm: str, alone_is_same: bool) -> None:
     net = ConvNet(3, 5, norm=norm).train()

@@ -43,7 +43,7 @@ def conv_block(inputs: int, outputs: int, *, norm: Norm = "batch", stride: int =
 
 
 class ConvNet(nn.Module):
-    """Stages of 3x3 convolutions, global average pooling, linear classifier.
+    """Stages of 3x3 convolutions, global pooling, linear classifier.
 
     Stage i has `convs` blocks of width `widths[i]`; between stages the maps are max-pooled by 2 (never below 1 pixel).
 
@@ -55,6 +55,7 @@ class ConvNet(nn.Module):
         convs: convolution blocks in a stage.
         stem_stride: stride of the first convolution; 2 saves three quarters of the cost on images above 32 pixels.
         dropout: probability of zeroing an embedding entry in training.
+        pool: `"mean"` over the last maps, or their `"max"`, which sees a small finding in a large frame.
 
     Shapes:
         (B, channels, H, W) -> (B, K), H and W at least `stem_stride`.
@@ -73,8 +74,11 @@ class ConvNet(nn.Module):
         convs: int = 1,
         stem_stride: int = 1,
         dropout: float = 0.0,
+        pool: Literal["mean", "max"] = "mean",
     ) -> None:
         super().__init__()
+        if pool not in ("mean", "max"):
+            raise ValueError(f"pool is 'mean' or 'max', not {pool!r}")
         if not widths or classes < 1 or convs < 1:
             raise ValueError(f"widths, classes and convs must be positive, got {tuple(widths)}, {classes}, {convs}")
         stages, inputs = [], channels
@@ -85,6 +89,7 @@ class ConvNet(nn.Module):
             stages.append(nn.Sequential(*blocks))
             inputs = width
         self.stages = nn.ModuleList(stages)
+        self.pool = pool
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(inputs, classes)
 
@@ -96,8 +101,9 @@ class ConvNet(nn.Module):
         return x
 
     def embed(self, images: Tensor) -> Tensor:
-        """Spatial mean of the feature maps, (B, D)."""
-        return self.features(images).mean(dim=(2, 3))
+        """Spatial mean (or maximum) of the feature maps, (B, D)."""
+        maps = self.features(images)
+        return maps.mean(dim=(2, 3)) if self.pool == "mean" else maps.amax(dim=(2, 3))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits, (B, K)."""
