@@ -300,6 +300,49 @@ def new(
         typer.echo(path)
 
 
+@app.command()
+def serve(
+    port: Annotated[int, typer.Option(help="Port")] = 8117,
+    host: Annotated[
+        str, typer.Option(help="Address to bind to; others than this machine's must be named")
+    ] = "127.0.0.1",
+) -> None:
+    """Browse digests and evidence in a web browser."""
+    from assay.errors import require
+    from assay.lab.paths import home
+
+    uvicorn = require("uvicorn", "web")
+    require("fastapi", "web")
+    from assay.web.app import create_app
+
+    typer.echo(f"http://{host}:{port}/  (Ctrl-C ends it)")
+    uvicorn.run(create_app(home() / "digests.sqlite"), host=host, port=port, log_level="warning", access_log=False)
+
+
+site = typer.Typer(help="The pages as a static site.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(site, name="site")
+
+
+@site.callback()
+def _site() -> None:
+    """The pages as a static site, for any web host."""
+
+
+@site.command("build")
+def build_site(
+    out: Annotated[Path, typer.Argument(help="Folder to write into", show_default=False)],
+    figures: Annotated[bool, typer.Option(help="Draw the studies' figures")] = True,
+) -> None:
+    """Write the pages of digests and evidence as files."""
+    from assay.errors import require
+    from assay.lab.paths import home
+
+    require("fastapi", "web")
+    from assay.web.site import build
+
+    typer.echo(f"{build(home() / 'digests.sqlite', out, with_figures=figures)} pages in {out}")
+
+
 def _run_one(card: Card, options: Options, out: Path | None, *, quiet: bool) -> dict[str, Any]:
     from assay.lab import record as records
     from assay.lab import runner, tables
