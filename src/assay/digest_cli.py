@@ -31,7 +31,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs")]
 Day = Annotated[str, typer.Option(help="Day, such as 2026-02-05, or month, such as 2026-02", show_default=False)]
 Since = Annotated[str, typer.Option(help="First day", show_default=False)]
 Until = Annotated[str, typer.Option(help="Last day", show_default=False)]
-Category = Annotated[list[str] | None, typer.Option(help="arXiv category, such as cs.CV; may be repeated", show_default=False)]
+Category = Annotated[
+    list[str] | None, typer.Option(help="arXiv category, such as cs.CV; may be repeated", show_default=False)
+]
 Author = Annotated[str, typer.Option(help="Words of one author's name", show_default=False)]
 Area = Annotated[str, typer.Option(help="Area of the catalogue", show_default=False)]
 Limit = Annotated[int, typer.Option(min=1, help="Most papers to print")]
@@ -44,20 +46,23 @@ def _digest() -> None:
 
 @app.command()
 def add(
-    sources: Annotated[list[str], typer.Argument(help="Files, http(s) addresses, or - for standard input", show_default=False)],
+    sources: Annotated[
+        list[str], typer.Argument(help="Files, http(s) addresses, or - for standard input", show_default=False)
+    ],
     day: Annotated[str, typer.Option(help="Day to file the digests under; default: found in name or content")] = "",
     as_json: Json = False,
 ) -> int:
     """Read digests into the store; the format is found by looking. Exit code 1 when something could not be read.
 
     Formats: Markdown with a table of contents per category, Markdown with **Title (ZH)**, the JSON lines of
-    daily-arXiv-ai-enhanced, and arXiv's Atom, RSS and OAI-PMH. What can be read is stored, a digest whole or not at all;
+    daily-arXiv-ai-enhanced, and arXiv's Atom, RSS and OAI-PMH. What can be read is stored, in one piece or not at all;
     what cannot is listed with file and line.
     """
     from assay.papers.digests.store import Store
 
     _check_day(day)
-    told, wrong = [], False
+    told: list[dict[str, Any]] = []
+    wrong = False
     with Store(store_path()) as store:
         for source in sources:
             try:
@@ -72,13 +77,22 @@ def add(
             added = store.add(digest)
             wrong = wrong or bool(digest.problems)
             _tell_problems(digest)
-            told.append({
-                "source": source, "format": digest.format, "digest": added.digest, "day": digest.day,
-                "entries": len(digest.entries), "new": added.new, "known": added.known,
-                "problems": [{"file": p.file, "line": p.line, "what": p.what} for p in digest.problems],
-            })  # fmt: skip
+            told.append(
+                {
+                    "source": source,
+                    "format": digest.format,
+                    "digest": added.digest,
+                    "day": digest.day,
+                    "entries": len(digest.entries),
+                    "new": added.new,
+                    "known": added.known,
+                    "problems": [{"file": p.file, "line": p.line, "what": p.what} for p in digest.problems],
+                }
+            )
             if not as_json:
-                typer.echo(f"{source}: {len(digest.entries)} entries ({digest.format}), {added.new} new, {added.known} known")
+                typer.echo(
+                    f"{source}: {len(digest.entries)} entries ({digest.format}), {added.new} new, {added.known} known"
+                )
     if as_json:
         _print_json(told)
     return 1 if wrong else 0
@@ -86,7 +100,9 @@ def add(
 
 @app.command()
 def search(
-    words: Annotated[list[str], typer.Argument(help='Words; "..." is a phrase, -word must not be there', show_default=False)],
+    words: Annotated[
+        list[str], typer.Argument(help='Words; "..." is a phrase, -word must not be there', show_default=False)
+    ],
     day: Day = "",
     since: Since = "",
     until: Until = "",
@@ -125,7 +141,9 @@ def list_papers(
         _print_json([vars(digest) for digest in kept])
         return
     for digest in kept:
-        typer.echo(f"{digest.number:>5}  {digest.day or '-':<10}  {digest.format:<9}  {digest.entries:>5} entries  {digest.name}")
+        typer.echo(
+            f"{digest.number:>5}  {digest.day or '-':<10}  {digest.format:<9}  {digest.entries:>5} papers {digest.name}"
+        )
     typer.echo(f"{len(kept)} digests", err=True)
 
 
@@ -144,7 +162,9 @@ def show(
             raise UnknownName(f"no paper {paper!r} in the digests; `assay digest search` finds one by its words")
         sources = store.sources(key)
     if as_json:
-        told = [{"digest": s.digest, "format": s.format, "name": s.name, "day": s.day, **s.entry.as_dict()} for s in sources]
+        told = [
+            {"digest": s.digest, "format": s.format, "name": s.name, "day": s.day, **s.entry.as_dict()} for s in sources
+        ]
         _print_json({**_facts(found), **found.entry.as_dict(), "sources": told})
         return
     typer.echo(_page(found))
@@ -155,8 +175,12 @@ def show(
 @app.command()
 def render(
     digest: Annotated[int | None, typer.Argument(help="Number of a stored digest", show_default=False)] = None,
-    form: Annotated[str, typer.Option("--format", help="toc, bilingual, html, rss, jsonl or bibtex; default: the digest's own")] = "",
-    out: Annotated[Path | None, typer.Option(help="File to write; default: standard output", show_default=False)] = None,
+    form: Annotated[
+        str, typer.Option("--format", help="toc, bilingual, html, rss, jsonl or bibtex; default: the digest's own")
+    ] = "",
+    out: Annotated[
+        Path | None, typer.Option(help="File to write; default: standard output", show_default=False)
+    ] = None,
     words: Annotated[str, typer.Option(help="Instead of a digest: papers that hold these words")] = "",
     day: Day = "",
     since: Since = "",
@@ -259,7 +283,9 @@ def _tell_papers(papers: list[Paper], as_json: bool, none: str) -> None:
     for paper in papers:
         entry = paper.entry
         main = entry.categories[0] if entry.categories else "-"
-        typer.echo(f"{paper.key:<16}  {paper.days[0] or '-':<10}  {main:<10}  {entry.title or entry.title_zh or '(no title)'}")
+        typer.echo(
+            f"{paper.key:<16}  {paper.days[0] or '-':<10}  {main:<10}  {entry.title or entry.title_zh or '(no title)'}"
+        )
     typer.echo(f"{len(papers)} papers" if papers else none, err=True)
 
 
@@ -270,10 +296,20 @@ def _facts(paper: Paper) -> dict[str, Any]:
 def _page(paper: Paper) -> str:
     entry = paper.entry
     lines = [f"{paper.key}  {entry.title or ''}".rstrip()]
-    lines += [text for text in (entry.title_zh, ", ".join(entry.authors), " ".join(entry.categories), entry.abs_url) if text]
+    lines += [
+        text for text in (entry.title_zh, ", ".join(entry.authors), " ".join(entry.categories), entry.abs_url) if text
+    ]
     lines.append(f"days: {', '.join(filter(None, paper.days)) or 'unknown'}")
-    names = {"tldr": "TL;DR", "motivation": "Motivation", "method": "Method", "result": "Result", "conclusion": "Conclusion",
-             "abstract": "Abstract", "abstract_zh": "Abstract (ZH)", "comment": "Comment"}  # fmt: skip
+    names = {
+        "tldr": "TL;DR",
+        "motivation": "Motivation",
+        "method": "Method",
+        "result": "Result",
+        "conclusion": "Conclusion",
+        "abstract": "Abstract",
+        "abstract_zh": "Abstract (ZH)",
+        "comment": "Comment",
+    }
     lines += [f"\n{title}: {value}" for name, title in names.items() if (value := getattr(entry, name))]
     return "\n".join(lines)
 

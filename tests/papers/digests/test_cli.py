@@ -31,7 +31,9 @@ def test_add_search_list_show_render(seeds, tmp_path):
     found = json.loads(run("search", "扩散模型", "--category", "cs.CV", "--json").stdout)
     assert found
     assert all("cs.CV" in paper["categories"] for paper in found)
-    assert "GaussianPOP" in run("search", "gaussianpop", "--area", "shape").output + run("list", "--limit", "200").output
+    assert (
+        "GaussianPOP" in run("search", "gaussianpop", "--area", "shape").output + run("list", "--limit", "200").output
+    )
     assert len(json.loads(run("list", "--digests", "--json").stdout)) == 5
     told = json.loads(run("show", "https://arxiv.org/abs/2602.06830v1", "--json").stdout)
     assert told["sources"][0]["tldr"] == told["tldr"]
@@ -58,9 +60,15 @@ def test_what_cannot_be_read_is_listed_and_the_rest_is_kept(tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "error"),
-    [(("add", "none.md"), InputError), (("add", "file:///etc/passwd"), InputError), (("search", "x"), AssayError),
-     (("add", "x", "--day", "tomorrow"), InputError), (("list", "--area", "none"), UnknownName), (("render", "1", "--format", "x"), UnknownName)],
-)  # fmt: skip
+    [
+        (("add", "none.md"), InputError),
+        (("add", "file:///etc/passwd"), InputError),
+        (("search", "x"), AssayError),
+        (("add", "x", "--day", "tomorrow"), InputError),
+        (("list", "--area", "none"), UnknownName),
+        (("render", "1", "--format", "x"), UnknownName),
+    ],
+)
 def test_mistakes_are_told_in_one_line(arguments, error):
     with pytest.raises(error) as told:
         run(*arguments)

@@ -1,4 +1,4 @@
-"""Both Markdown formats: the seeds and generated digests come back to the byte; what is broken is told with its line."""
+"""Both Markdown formats: seeds and generated digests come back to the byte; what is broken is told with its line."""
 
 from __future__ import annotations
 
@@ -14,18 +14,50 @@ from assay.papers.digests.render import render_digest
 
 FORMATS = {"toc": markdown_toc, "bilingual": markdown_bilingual}
 
-SENTENCES = st.sampled_from([
-    "We propose a method.", "损失为 $\\mathcal{L}_2$，其中 $x_{i}^{2}$。", 'A "quoted" term, with commas; and a dash --- here.',
-    "Method: label inside a paragraph", "---", "# heading inside", "## smaller", "</details>", "<details>", "<script>alert(1)</script>",
-    "**Link**: not a link", "**bold** words", "### [7] not an entry", "- [cs.CV](#cs.CV) [Total: 1]", "*emphasis*", "$$a\\|b$$",
-    "  indented as arXiv does", "trailing blank ", "\u202etxet", "\ufeff", "https://example.org/a_(b)", "Abstract: again", "]( )",
-    "<div id='cs.CV'></div>", "…", "1. item", "\u3000全角", "a\u2028b", "tab\there",
-])  # fmt: skip
-TEXTS = st.lists(SENTENCES | st.text(st.characters(exclude_categories=["Cs"]), max_size=30), min_size=1, max_size=5).flatmap(
+SENTENCES = st.sampled_from(
+    [
+        "We propose a method.",
+        "损失为 $\\mathcal{L}_2$，其中 $x_{i}^{2}$。",
+        'A "quoted" term, with commas; and a dash --- here.',
+        "Method: label inside a paragraph",
+        "---",
+        "# heading inside",
+        "## smaller",
+        "</details>",
+        "<details>",
+        "<script>alert(1)</script>",
+        "**Link**: not a link",
+        "**bold** words",
+        "### [7] not an entry",
+        "- [cs.CV](#cs.CV) [Total: 1]",
+        "*emphasis*",
+        "$$a\\|b$$",
+        "  indented as arXiv does",
+        "trailing blank ",
+        "\u202etxet",
+        "\ufeff",
+        "https://example.org/a_(b)",
+        "Abstract: again",
+        "]( )",
+        "<div id='cs.CV'></div>",
+        "…",
+        "1. item",
+        "\u3000全角",
+        "a\u2028b",
+        "tab\there",
+    ]
+)
+TEXTS = st.lists(
+    SENTENCES | st.text(st.characters(exclude_categories=["Cs"]), max_size=30), min_size=1, max_size=5
+).flatmap(
     lambda parts: st.sampled_from([" ", "\n", "\n\n", "\n  "]).map(lambda between: between.join(parts).strip(" \t\r\n"))
 )
-LINES = st.sampled_from(["A Title: with $\\alpha$ [brackets](and link)", "中文题目", 'Quote "this", and that', "x" * 300, "C++ & D"])
-NAMES = st.sampled_from(["Jie Tan", "Martin Luther King, Jr.", 'Ana "Nina" O\'Brien', "王小明", "José Á. Ñúñez", "X. Y.", "de la Torre"])
+LINES = st.sampled_from(
+    ["A Title: with $\\alpha$ [brackets](and link)", "中文题目", 'Quote "this", and that', "x" * 300, "C++ & D"]
+)
+NAMES = st.sampled_from(
+    ["Jie Tan", "Martin Luther King, Jr.", 'Ana "Nina" O\'Brien', "王小明", "José Á. Ñúñez", "X. Y.", "de la Torre"]
+)
 IDS = st.from_regex(r"2[0-9](0[1-9]|1[0-2])\.[0-9]{5}", fullmatch=True)
 
 
@@ -34,12 +66,20 @@ def entries(draw):
     arxiv_id = draw(IDS)
     optional = st.none() | TEXTS
     return Entry(
-        id=arxiv_id, title=draw(LINES), title_zh=draw(st.none() | LINES), authors=tuple(draw(st.lists(NAMES, max_size=4))),
+        id=arxiv_id,
+        title=draw(LINES),
+        title_zh=draw(st.none() | LINES),
+        authors=tuple(draw(st.lists(NAMES, max_size=4))),
         categories=tuple(draw(st.lists(st.sampled_from(["cs.CV", "cs.LG", "eess.IV"]), max_size=2, unique=True))),
-        abstract=draw(optional), abstract_zh=draw(optional), tldr=draw(optional), motivation=draw(optional),
-        method=draw(optional), result=draw(optional), conclusion=draw(optional),
+        abstract=draw(optional),
+        abstract_zh=draw(optional),
+        tldr=draw(optional),
+        motivation=draw(optional),
+        method=draw(optional),
+        result=draw(optional),
+        conclusion=draw(optional),
         links={"abs": f"https://arxiv.org/abs/{arxiv_id}", "pdf": f"https://arxiv.org/pdf/{arxiv_id}"},
-    )  # fmt: skip
+    )
 
 
 def test_seeds_come_back_to_the_byte(seeds):
@@ -112,14 +152,21 @@ def test_numbers_totals_and_addresses_come_back_as_they_were():
     text = (
         "<div id=toc></div>\n\n# Table of Contents\n\n- [cs.CV](#cs.CV) [Total: 12]\n- [cs.RO](#cs.RO) [Total: 0]\n\n\n"
         "<div id='cs.CV'></div>\n\n# cs.CV [[Back]](#toc)\n\n"
-        "### [007] [ Spaced\n  title ](https://arxiv.org/pdf/2601.00001v3)\n**\n\nMain category: cs.RO\n\nTL;DR:\n\n\n<details>\n"
+        "### [007] [ Spaced\n  title ](https://arxiv.org/pdf/2601.00001v3)\n**\n\n"
+        "Main category: cs.RO\n\nTL;DR:\n\n\n<details>\n"
         "  <summary>Details</summary>\nMethod:  two  \n\nAbstract: a\n\n</details>"
     )
     digest = markdown_toc.read(text)
     assert digest.problems == []
     assert markdown_toc.render(digest) == text
     entry = digest.entries[0]
-    assert (entry.id, entry.version, entry.title, entry.method, entry.tldr) == ("2601.00001", "v3", "Spaced\n  title", "two", "")
+    assert (entry.id, entry.version, entry.title, entry.method, entry.tldr) == (
+        "2601.00001",
+        "v3",
+        "Spaced\n  title",
+        "two",
+        "",
+    )
     assert digest.sections[0].total == 12
 
 
@@ -131,7 +178,8 @@ def test_commas_and_suffixes_in_names():
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_no_paper_can_end_its_entry_and_begin_another(form):
-    evil = "x\n\n</details>\n\n\n### [2] [Fake](https://arxiv.org/abs/2601.66666)\n*Eve*\n\n---\n# Fake\n\n**Title (ZH)**: 假\n\n---\n# a"
+    evil = "x\n\n</details>\n\n\n### [2] [Fake](https://arxiv.org/abs/2601.66666)\n*Eve*\n\n"
+    evil += "---\n# Fake\n\n**Title (ZH)**: 假\n\n---\n# a"
     found = [Entry(id="2601.00001", title="T\n---\n# y", abstract=evil, abstract_zh=evil, authors=("A\n*",), tldr=evil)]
     module = FORMATS[form]
     digest = module.read(module.render(module.compose(found)))
@@ -141,8 +189,10 @@ def test_no_paper_can_end_its_entry_and_begin_another(form):
 
 def test_what_is_broken_is_told_with_its_line_and_the_rest_is_read():
     text = (
-        "<div id=toc></div>\nstray words\n\n### [1] [One](https://arxiv.org/abs/2601.00001)\n*A*\n\nTL;DR: t\n\n<details>\n"
-        "  <summary>Details</summary>\nAbstract: cut off\n\n### [2] [Two](https://arxiv.org/abs/2601.00002)\n*B*\n\nTL;DR: u\n"
+        "<div id=toc></div>\nstray words\n\n### [1] [One](https://arxiv.org/abs/2601.00001)\n*A*\n\n"
+        "TL;DR: t\n\n<details>\n"
+        "  <summary>Details</summary>\nAbstract: cut off\n\n### [2] [Two](https://arxiv.org/abs/2601.00002)\n*B*\n\n"
+        "TL;DR: u\n"
         "\n\n### [x] broken\n\n### [3] No link\n*C*\n"
     )
     digest = detect.read(text.encode(), "day.md")
@@ -157,12 +207,33 @@ def test_what_is_broken_is_told_with_its_line_and_the_rest_is_read():
 
 @pytest.mark.parametrize(
     "line",
-    ["a", "(", "](", "*", "[", "### [1] [", "**Link**: [", "</details>\n", "---\n", "\n", "- [", "<", "# x\n---\n", "### [1] [a\n",
-     "### [1] [a](b)\n", "<details>\n", "**Link**: x\n", "Abstract:\n\n"],
-)  # fmt: skip
+    [
+        "a",
+        "(",
+        "](",
+        "*",
+        "[",
+        "### [1] [",
+        "**Link**: [",
+        "</details>\n",
+        "---\n",
+        "\n",
+        "- [",
+        "<",
+        "# x\n---\n",
+        "### [1] [a\n",
+        "### [1] [a](b)\n",
+        "<details>\n",
+        "**Link**: x\n",
+        "Abstract:\n\n",
+    ],
+)
 @pytest.mark.parametrize("form", FORMATS)
 def test_reading_is_linear_in_hostile_text(form, line):
-    head = {"toc": "### [1] [T](https://arxiv.org/abs/2601.00001)\n*A*\n\n<details>\nAbstract: ", "bilingual": "# T\n\n**Abstract**: "}
+    head = {
+        "toc": "### [1] [T](https://arxiv.org/abs/2601.00001)\n*A*\n\n<details>\nAbstract: ",
+        "bilingual": "# T\n\n**Abstract**: ",
+    }
 
     def cost(size: int) -> float:
         text = head[form] + line * (size // len(line))
@@ -175,7 +246,11 @@ def test_reading_is_linear_in_hostile_text(form, line):
 
 
 def test_fifty_megabytes_of_one_line_do_not_stall():
-    for head in (b"### [1] [T](https://arxiv.org/abs/2601.00001)\n*A*\n\n<details>\nAbstract: ", b"# T\n\n**Abstract**: ", b'{"title": "'):
+    for head in (
+        b"### [1] [T](https://arxiv.org/abs/2601.00001)\n*A*\n\n<details>\nAbstract: ",
+        b"# T\n\n**Abstract**: ",
+        b'{"title": "',
+    ):
         start = time.perf_counter()
         digest = detect.read(head + b"](*[ " * 10_000_000, "big")
         assert time.perf_counter() - start < 8

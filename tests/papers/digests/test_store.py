@@ -41,17 +41,30 @@ def test_adding_the_seeds_again_changes_nothing(store, seeds):
 
 def test_a_paper_of_several_digests_is_one_row_with_every_field_of_every_source(store):
     store.add(digest(entry(1, "From digest", tldr="短", extra={"score": 1}), name="one.md"))
-    store.add(digest(entry(1, "Official", abstract="A.", categories=("cs.LG", "cs.CV")), form="atom", name="q", day="2026-02-06"))
-    store.add(digest(entry(1, "Third", authors=("B",), links={"code": "https://github.com/a/b"}), name="three.md", day=""))
+    store.add(
+        digest(
+            entry(1, "Official", abstract="A.", categories=("cs.LG", "cs.CV")), form="atom", name="q", day="2026-02-06"
+        )
+    )
+    store.add(
+        digest(entry(1, "Third", authors=("B",), links={"code": "https://github.com/a/b"}), name="three.md", day="")
+    )
     assert store.count() == 1
     paper = store.paper("2602.00001")
-    assert (paper.entry.title, paper.entry.tldr, paper.entry.abstract, paper.entry.authors) == ("Official", "短", "A.", ("B",))
+    assert (paper.entry.title, paper.entry.tldr, paper.entry.abstract, paper.entry.authors) == (
+        "Official",
+        "短",
+        "A.",
+        ("B",),
+    )
     assert paper.entry.categories == ("cs.LG", "cs.CV")
     assert paper.days == ("2026-02-06", "2026-02-05", "2026-02")
     sources = store.sources("2602.00001")
     assert [(s.name, s.entry.title, s.entry.extra) for s in sources] == [
-        ("one.md", "From digest", {"score": 1}), ("q", "Official", {}), ("three.md", "Third", {}),
-    ]  # fmt: skip
+        ("one.md", "From digest", {"score": 1}),
+        ("q", "Official", {}),
+        ("three.md", "Third", {}),
+    ]
     assert titles(store.search("digest")) == []
     assert titles(store.search("official")) == ["Official"]
 
@@ -107,11 +120,13 @@ def test_a_day_given_later_takes_the_place_of_none(store):
 
 
 def test_search_finds_words_phrases_beginnings_and_leaves_out(store):
-    store.add(digest(
-        entry(1, "Dense-Unet for Segmentation", abstract="We segment naïve images with $\\mathcal{L}_2$."),
-        entry(2, "Diffusion transformers", abstract="segmentation of video", title_zh="扩散模型的研究"),
-        entry(3, "Something else", tldr="基于自监督学习的方法，用于3D扩散", authors=("Kaiming He", "José Ñandú")),
-    ))  # fmt: skip
+    store.add(
+        digest(
+            entry(1, "Dense-Unet for Segmentation", abstract="We segment naïve images with $\\mathcal{L}_2$."),
+            entry(2, "Diffusion transformers", abstract="segmentation of video", title_zh="扩散模型的研究"),
+            entry(3, "Something else", tldr="基于自监督学习的方法，用于3D扩散", authors=("Kaiming He", "José Ñandú")),
+        )
+    )
     assert titles(store.search("segmentation")) == ["Dense-Unet for Segmentation", "Diffusion transformers"]
     assert titles(store.search("segm -video")) == ["Dense-Unet for Segmentation"]
     assert titles(store.search("dense-unet")) == titles(store.search("NAIVE")) == ["Dense-Unet for Segmentation"]
@@ -128,7 +143,10 @@ def test_search_finds_words_phrases_beginnings_and_leaves_out(store):
     assert store.search("di") == []
 
 
-@pytest.mark.parametrize("words", ['"', '""', "-", "-x", "*", "a OR", "NEAR(", "title:", "(", ") AND", "^", "\0", "'; DROP", "𠀀", "x" * 5000])
+@pytest.mark.parametrize(
+    "words",
+    ['"', '""', "-", "-x", "*", "a OR", "NEAR(", "title:", "(", ") AND", "^", "\0", "'; DROP", "𠀀", "x" * 5000],
+)
 def test_search_takes_any_words(store, words):
     store.add(digest(entry(1, "A title or two")))
     assert isinstance(store.search(words), list)
@@ -137,9 +155,15 @@ def test_search_takes_any_words(store, words):
 
 def test_filters(store):
     store.add(digest(entry(1, "One model"), entry(2, "Two model", categories=("cs.RO", "cs.CV")), day="2026-02-05"))
-    store.add(digest(entry(3, "Three model", categories=("eess.IV",)), entry(1, "One model"), name="b.md", day="2026-02-07"))
+    store.add(
+        digest(entry(3, "Three model", categories=("eess.IV",)), entry(1, "One model"), name="b.md", day="2026-02-07")
+    )
     assert titles(store.search()) == ["Three model", "One model", "Two model"]
-    assert titles(store.search(categories=["cs.RO"])) == titles(store.search("model", categories=["cs.RO"])) == ["Two model"]
+    assert (
+        titles(store.search(categories=["cs.RO"]))
+        == titles(store.search("model", categories=["cs.RO"]))
+        == ["Two model"]
+    )
     assert set(titles(store.search("model", days="2026-02-05"))) == {"One model", "Two model"}
     assert titles(store.search(days="2026-02-05")) == ["Two model", "One model"]
     assert len(store.search("model", days="2026-02")) == 3
@@ -162,7 +186,10 @@ def test_the_area_of_the_catalogue_filters(store):
 
 def test_the_index_stays_whole_over_many_changes(store):
     for turn in range(12):
-        entries = [entry(n, f"word{n} turn{turn} 中文{turn}", categories=("cs.CV", f"c.{turn % 3}")) for n in range(turn % 4, 9)]
+        entries = [
+            entry(n, f"word{n} turn{turn} 中文{turn}", categories=("cs.CV", f"c.{turn % 3}"))
+            for n in range(turn % 4, 9)
+        ]
         store.add(digest(*entries, name=f"{turn % 5}.md", day=f"2026-02-{turn + 1:02d}"), replace=turn % 2 == 0)
     store._db.execute("INSERT INTO words (words) VALUES ('integrity-check')")
     for paper in store.search(limit=100):

@@ -74,7 +74,9 @@ def read(data: bytes, name: str = "feed") -> Digest:
             parser.feed(view[start : start + _CHUNK].tobytes())
         parser.close()
     except DefusedXmlException as error:
-        raise InputError(f"{name}: XML with a document type or entities of its own is refused ({_kind(error)})") from None
+        raise InputError(
+            f"{name}: XML with a document type or entities of its own is refused ({_kind(error)})"
+        ) from None
     except (ParseError, ValueError, LookupError) as error:
         if not digest.format:
             raise InputError(f"{name}: not readable XML: {_first_line(error)}") from None
@@ -101,7 +103,9 @@ class _Target:
             self.digest.format = _FORMATS[name]
             self.build = {"atom": _atom, "rss": _rss, "oai": _oai}[self.digest.format]
         if len(self.stack) >= _MOST_DEPTH:
-            raise InputError(f"{self.digest.name}:{self.line()}: XML nested deeper than {_MOST_DEPTH} elements is refused")
+            raise InputError(
+                f"{self.digest.name}:{self.line()}: XML nested deeper than {_MOST_DEPTH} elements is refused"
+            )
         node = Node(name, {_local(key): value for key, value in attributes.items()}, self.line())
         if self.unit:
             self.stack[-1].children.append(node)
@@ -175,8 +179,28 @@ def _atom(digest: Digest, node: Node) -> Entry | None:
     entry.date, entry.updated = iso_date(node.value("published")), iso_date(node.value("updated"))
     entry.comment, entry.journal = node.value("comment"), node.value("journal_ref", "journal_reference")
     entry.doi = node.value("doi", "DOI")
-    return _rest(entry, node, {"id", "title", "summary", "content", "author", "creator", "primary_category", "category", "link",
-                               "published", "updated", "comment", "journal_ref", "journal_reference", "doi", "DOI"})  # fmt: skip
+    return _rest(
+        entry,
+        node,
+        {
+            "id",
+            "title",
+            "summary",
+            "content",
+            "author",
+            "creator",
+            "primary_category",
+            "category",
+            "link",
+            "published",
+            "updated",
+            "comment",
+            "journal_ref",
+            "journal_reference",
+            "doi",
+            "DOI",
+        },
+    )
 
 
 def _rss(_digest: Digest, node: Node) -> Entry | None:
@@ -203,8 +227,24 @@ def _rss(_digest: Digest, node: Node) -> Entry | None:
     entry.categories = tuple(dict.fromkeys(filter(None, categories)))
     entry.date = iso_date(node.value("pubDate", "date"))
     entry.doi, entry.journal = node.value("DOI", "doi"), node.value("journal_reference", "journal_ref")
-    return _rest(entry, node, {"title", "link", "guid", "category", "description", "creator", "pubDate", "date", "DOI", "doi",
-                               "journal_reference", "journal_ref"})  # fmt: skip
+    return _rest(
+        entry,
+        node,
+        {
+            "title",
+            "link",
+            "guid",
+            "category",
+            "description",
+            "creator",
+            "pubDate",
+            "date",
+            "DOI",
+            "doi",
+            "journal_reference",
+            "journal_ref",
+        },
+    )
 
 
 def _oai(digest: Digest, node: Node) -> Entry | None:
@@ -235,18 +275,23 @@ def _oai(digest: Digest, node: Node) -> Entry | None:
             entry.extra["setSpec"] = [*entry.extra.get("setSpec", []), child.text.strip()]
         elif child.name == "datestamp":
             entry.extra["datestamp"] = child.text.strip()
-    return _rest(entry, about, {"id", "title", "abstract", "authors", "categories", "created", "updated", "comments",
-                                "journal-ref", "doi"})  # fmt: skip
+    return _rest(
+        entry,
+        about,
+        {"id", "title", "abstract", "authors", "categories", "created", "updated", "comments", "journal-ref", "doi"},
+    )
 
 
 def _rest(entry: Entry, node: Node, taken: set[str]) -> Entry:
     """Keep every other field under its own name."""
     for child in node.children:
         text = child.text.strip()
-        if child.name in taken or not text:
-            continue
         before = entry.extra.get(child.name)
-        entry.extra[child.name] = text if before is None else [*(before if isinstance(before, list) else [before]), text]
+        if child.name in taken or not text or text == before:
+            continue
+        entry.extra[child.name] = (
+            text if before is None else [*(before if isinstance(before, list) else [before]), text]
+        )
     return entry
 
 
@@ -301,7 +346,9 @@ def _local(tag: str) -> str:
 
 
 def _kind(error: Any) -> str:
-    return {"DTDForbidden": "document type", "EntitiesForbidden": "entity"}.get(type(error).__name__, "outside reference")
+    return {"DTDForbidden": "document type", "EntitiesForbidden": "entity"}.get(
+        type(error).__name__, "outside reference"
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -39,7 +39,8 @@ def indexed(text: str) -> str:
 
 def query(words: str, *, author: str = "", categories: Collection[str] = (), typing: bool = False) -> str | None:
     """The index's query; "" when nothing but categories is asked for, None when what is asked for holds no word."""
-    wanted, unwanted = [], []
+    wanted: list[str] = []
+    unwanted: list[str] = []
     terms = list(_TERM.finditer(words[:2000]))[:_MOST_TERMS]
     still = typing and not words.endswith((" ", '"'))
     for place, (minus, phrase, word) in enumerate(match.groups() for match in terms):

@@ -1,4 +1,4 @@
-"""What the two Markdown formats share: labelled values, the white space around them, and how an entry is written back."""
+"""What the two Markdown formats share: labelled values, the white space around them, writing them back."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def write_pieces(
 ) -> str:
     """Join the pieces of an entry. `texts` holds (what stands before the value, the value) by kind."""
     odd = layout.get("space", {})
-    out = []
+    out: list[str] = []
     for kind in layout.get("order", usual_order):
         before, value = texts[kind]
         lead, gap = odd.get(kind, usual_space[kind])

@@ -31,7 +31,9 @@ _SPACE = {
     "abstract": (" ", " \n\n"), "abstract_zh": (" ", " \n\n"), "end": ("", "\n"),
 }  # fmt: skip
 _LINK = re.compile(r"\[([^\]\n]{0,40})\]\((.*)\)", re.DOTALL)
-_STRUCTURE = re.compile(r"(?<=\n)(?=---[ \t\r]*$|" + "|".join(re.escape(_LABELS[k]) for k in _MIDDLE) + ")", re.MULTILINE)
+_STRUCTURE = re.compile(
+    r"(?<=\n)(?=---[ \t\r]*$|" + "|".join(re.escape(_LABELS[k]) for k in _MIDDLE) + ")", re.MULTILINE
+)
 # A suffix belongs to the name before it: "Martin Luther King, Jr.".
 _SUFFIX = re.compile(r"(?:Jr|Sr|II|III|IV|V|PhD|Ph\.D|MD|M\.D)\.?")
 
@@ -106,7 +108,7 @@ def _usual_order(entry: Entry) -> list[str]:
 
 
 class _Reader:
-    """Reads line by line; every piece is marked by where its label begins, so that white space is found between marks."""
+    """Reads line by line; every piece is marked where its label begins, so that white space lies between marks."""
 
     def __init__(self, text: str, digest: Digest) -> None:
         self.text, self.digest = text, digest
@@ -140,7 +142,9 @@ class _Reader:
         rank, end = -1, len(lines)
         while at < len(lines):
             line = lines[at]
-            kind = next((k for k in (_ORDER[:1] if at == first else _MIDDLE[rank:]) if line.startswith(_LABELS[k])), None)
+            kind = next(
+                (k for k in (_ORDER[:1] if at == first else _MIDDLE[rank:]) if line.startswith(_LABELS[k])), None
+            )
             if at == first and kind is None:
                 self.digest.problem(at + 1, f"an entry without a heading: {_short(line)}")
                 kind = next(k for k in _MIDDLE if line.startswith(_LABELS[k]))

@@ -37,10 +37,12 @@ _HEAD_LABELS, _DETAIL_LABELS = ("category", "tldr"), tuple(_LABELS)[2:]
 _ORDER = ("heading", "authors", "category", "tldr", "open", "summary", *_DETAIL_LABELS, "close")
 _SPACE = {
     "heading": ("", "\n"), "authors": ("", "\n\n"), "category": (" ", "\n\n"), "tldr": (" ", "\n\n\n"),
-    "open": ("", "\n"), "summary": ("", "\n"), "close": ("", ""), **{name: (" ", "\n\n") for name in _DETAIL_LABELS},
+    "open": ("", "\n"), "summary": ("", "\n"), "close": ("", ""), **dict.fromkeys(_DETAIL_LABELS, (" ", "\n\n")),
 }  # fmt: skip
 _TITLE_LINES = 8
-_STRUCTURE = re.compile(r"(?<=\n)(?=</details>|<details>|### |<div id='|" + "|".join(map(re.escape, _LABELS.values())) + ")")
+_STRUCTURE = re.compile(
+    r"(?<=\n)(?=</details>|<details>|### |<div id='|" + "|".join(map(re.escape, _LABELS.values())) + ")"
+)
 
 
 def looks_like(text: str) -> bool:
@@ -123,16 +125,15 @@ def compose(entries: Iterable[Entry], order: Sequence[str] = (), name: str = "di
 
 
 def _guarded(entry: Entry) -> Entry:
-    texts = {
-        label: None if (text := getattr(entry, label)) is None else _STRUCTURE.sub(" ", text.strip(" \t\r\n"))
-        for label in ("tldr", *_DETAIL_LABELS)
-    }
     links = {"abs": _inline(entry.abs_url or next(iter(entry.links.values()), "")).replace(" ", "%20")}
     names = tuple(re.sub(r",(?=\S)", ", ", _inline(author)).strip(", ") for author in entry.authors)
     categories = tuple(_inline(category) for category in entry.categories)
-    return replace(
-        entry, title=_inline(entry.title or ""), authors=names, categories=categories, links=links, layout={}, **texts
-    )
+    title = _inline(entry.title or "")
+    guarded = replace(entry, title=title, authors=names, categories=categories, links=links, layout={})
+    for label in ("tldr", *_DETAIL_LABELS):
+        text = getattr(entry, label)
+        setattr(guarded, label, None if text is None else _STRUCTURE.sub(" ", text.strip(" \t\r\n")))
+    return guarded
 
 
 def _inline(text: str) -> str:
@@ -142,8 +143,7 @@ def _inline(text: str) -> str:
 def usual_parts(sections: Sequence[Section]) -> list[list[Any]]:
     """The parts of a digest of these sections, each with the white space after it."""
     parts: list[list[Any]] = [["anchor", "\n\n"], ["contents", "\n\n"]]
-    for section in sections:
-        parts.append(["row", "\n", section.category, section.entries if section.total is None else section.total])
+    parts += [["row", "\n", s.category, s.entries if s.total is None else s.total] for s in sections]
     parts[-1][1] = "\n\n\n"
     for section in sections:
         parts += [["section", "\n\n", section.category], ["title", "\n\n", section.category]]
@@ -160,7 +160,7 @@ def _usual_order(entry: Entry) -> list[str]:
 
 
 class _Reader:
-    """Reads line by line; every piece is marked by where its text begins, so that white space is found between marks."""
+    """Reads line by line; every piece is marked where its text begins, so that white space lies between marks."""
 
     def __init__(self, text: str, digest: Digest) -> None:
         self.text, self.digest = text, digest
@@ -246,7 +246,9 @@ class _Reader:
                 marks.append(("close", *self._span(after, after + 1)))
                 after += 1
             else:
-                self.digest.problem(entry.line, f"the details of entry [{number}] are not closed; read as far as they go")
+                self.digest.problem(
+                    entry.line, f"the details of entry [{number}] are not closed; read as far as they go"
+                )
         begin = self.starts[at]
         whole = marks[-1][0] == "close"
         self.end = marks[-1][2] if whole else begin + len(self.text[begin : self.starts[after]].rstrip(" \t\r\n"))

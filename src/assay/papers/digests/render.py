@@ -24,7 +24,13 @@ _STYLE = (
     "article{border-top:1px solid #8886;padding:.6rem 0}h3{margin:.2rem 0}dt{font-weight:600}dd{margin:0 0 .4rem}"
     ".by{opacity:.8;font-size:.9rem}"
 )
-_NAMES = {"tldr": "TL;DR", "motivation": "Motivation", "method": "Method", "result": "Result", "conclusion": "Conclusion"}
+_NAMES = {
+    "tldr": "TL;DR",
+    "motivation": "Motivation",
+    "method": "Method",
+    "result": "Result",
+    "conclusion": "Conclusion",
+}
 
 
 def render(
@@ -117,7 +123,9 @@ def safe_address(address: str) -> str:
         parts = urlsplit(address)
     except ValueError:
         return ""
-    wrong = parts.scheme not in {"http", "https"} or not parts.netloc or re.search(r"[\s<>\"'`{}\\^|\x00-\x1f]", address)
+    wrong = (
+        parts.scheme not in {"http", "https"} or not parts.netloc or re.search(r"[\s<>\"'`{}\\^|\x00-\x1f]", address)
+    )
     return "" if wrong or _UNSEEN.search(address) else address
 
 
@@ -177,8 +185,7 @@ def _page(entries: list[Entry], title: str, day: str, categories: Sequence[str])
     at = 0
     for place, section in enumerate(digest.sections):
         out.append(f'<h2 id="c{place}">{escape(seen(section.category))}</h2>\n')
-        for entry in digest.entries[at : at + section.entries]:
-            out.append(_article(originals.get(entry.key, entry)))
+        out += [_article(originals.get(entry.key, entry)) for entry in digest.entries[at : at + section.entries]]
         at += section.entries
     return "".join([*out, "</main>\n</body>\n</html>\n"])
 
@@ -198,7 +205,7 @@ def _article(entry: Entry) -> str:
     if told or entry.abstract or entry.abstract_zh:
         out.append("<details>\n<summary>Details</summary>\n")
         if told:
-            rows = "".join(f"<dt>{_NAMES[n]}</dt><dd{language} dir=\"auto\">{escape(seen(v))}</dd>\n" for n, v in told)
+            rows = "".join(f'<dt>{_NAMES[n]}</dt><dd{language} dir="auto">{escape(seen(v))}</dd>\n' for n, v in told)
             out.append(f"<dl>\n{rows}</dl>\n")
         for text, lang in ((entry.abstract, ""), (entry.abstract_zh, ' lang="zh"')):
             out += [f'<p{lang} dir="auto">{escape(seen(part))}</p>\n' for part in paragraphs(text or "")]

@@ -155,7 +155,10 @@ class Store:
                 return Added(row[0], known=len(digest.entries), again=True)
             old = {row[0]} if row else set()
             if replace:
-                old |= {number for (number,) in self._db.execute("SELECT number FROM digests WHERE name = ?", (digest.name,))}
+                old |= {
+                    number
+                    for (number,) in self._db.execute("SELECT number FROM digests WHERE name = ?", (digest.name,))
+                }
             touched: set[int] = set()
             for number in sorted(old):
                 touched |= self._drop(number)
@@ -262,7 +265,9 @@ class Store:
     @_told
     def days(self) -> list[tuple[str, int]]:
         """Days (months, where no day is known) and how many papers each has, the newest first."""
-        rows = self._db.execute("SELECT day, COUNT(*) FROM places WHERE category = ? GROUP BY day ORDER BY day DESC", (_ALL,))
+        rows = self._db.execute(
+            "SELECT day, COUNT(*) FROM places WHERE category = ? GROUP BY day ORDER BY day DESC", (_ALL,)
+        )
         return [(day, count) for day, count in rows]
 
     @_told
@@ -316,9 +321,7 @@ class Store:
             for place, (key, entry) in enumerate(zip(keys, digest.entries, strict=True))
         ]
         self._db.executemany("INSERT INTO sources VALUES (?,?,?,?)", rows)
-        self._db.executemany(
-            "INSERT INTO papers VALUES (?,?,'[]','{}')", ((numbers[key], key) for key in fresh)
-        )
+        self._db.executemany("INSERT INTO papers VALUES (?,?,'[]','{}')", ((numbers[key], key) for key in fresh))
         self._refresh(touched | set(numbers.values()))
         return Added(made, new=len(fresh), known=before)
 
@@ -336,7 +339,9 @@ class Store:
             part = ordered[start : start + _AT_ONCE]
             marks = ",".join("?" * len(part))
             sources = self._sources(part)
-            old = self._db.execute(f"SELECT number, key, days, entry FROM papers WHERE number IN ({marks})", part).fetchall()
+            old = self._db.execute(
+                f"SELECT number, key, days, entry FROM papers WHERE number IN ({marks})", part
+            ).fetchall()
             rows, gone, places, words, unplaced = [], [], [], [], []
             for number, _key, days_text, entry_text in old:
                 days = tuple(json.loads(days_text))
@@ -407,16 +412,17 @@ class Store:
         )
         return (number for (number,) in rows)
 
-    def _newest(self, categories: Collection[str], days: tuple[str, str] | str, wanted: list[int] | None) -> Iterator[int]:
+    def _newest(
+        self, categories: Collection[str], days: tuple[str, str] | str, wanted: list[int] | None
+    ) -> Iterator[int]:
         first, last = _span(days)
         chosen = list(categories) or [_ALL]
-        where, values = "", [*chosen, first, last]
+        where, values = f"category IN ({','.join('?' * len(chosen))})", [first, last, *chosen]
         if wanted is not None:
-            where = " AND paper IN (SELECT value FROM json_each(?))"
+            where += " AND paper IN (SELECT value FROM json_each(?))"
             values.append(json.dumps(wanted))
         rows = self._db.execute(
-            f"SELECT paper FROM places WHERE category IN ({','.join('?' * len(chosen))}) AND day >= ? AND day < ?{where}"
-            " ORDER BY day DESC, paper DESC",
+            f"SELECT paper FROM places WHERE day >= ? AND day < ? AND {where} ORDER BY day DESC, paper DESC",
             values,
         )
         seen: set[int] = set()
@@ -430,7 +436,9 @@ class Store:
         wanted = index.words_of(author)
         for number in found:
             names = self._papers([number])[0].entry.authors
-            if any(all(any(part.startswith(word) for part in index.words_of(name)) for word in wanted) for name in names):
+            if any(
+                all(any(part.startswith(word) for part in index.words_of(name)) for word in wanted) for name in names
+            ):
                 yield number
 
     def _papers(self, numbers: Sequence[int]) -> list[Paper]:
