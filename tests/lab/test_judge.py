@@ -10,8 +10,9 @@ from hypothesis import strategies as some
 from scipy import stats
 
 from assay.lab import Better, Bound, Evidence, Gate, NotWorse, Ratio, Same, Slope
-from assay.lab.judge import Verdict, counts, judge, overall
+from assay.lab.judge import Verdict, judge
 from assay.lab.statistics import tost_p
+from assay.lab.summaries import count_words, main_verdict
 
 
 def evidence(metric="m", scale="pocket", **arms):
@@ -321,9 +322,10 @@ def test_the_word_of_a_study_is_that_of_its_first_claim_that_is_no_control():
         Better("m", method="a", baseline="b", name="C2"),
     ]
     verdicts = judge(claims, [], found)
-    assert overall(verdicts) == "contradicted"
-    assert counts(verdicts) == {"supported": 1, "contradicted": 1, "inconclusive": 0, "failed controls": 1}
-    assert overall([]) == overall(verdicts[:1]) == "inconclusive"
+    rows = [verdict.as_dict() for verdict in verdicts]
+    assert main_verdict(rows) == "contradicted"
+    assert count_words(rows) == "1 supported, 1 contradicted, 1 control failed"
+    assert main_verdict([]) == main_verdict(rows[:1]) == ""
     assert judge([], [], found) == []
 
 

@@ -13,7 +13,7 @@ included.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
@@ -26,7 +26,6 @@ from assay.lab.weigh import Weighed, region_of, weigh
 
 Outcome = Literal["supported", "contradicted", "inconclusive"]
 Control = Literal["held", "failed", "undecided"]
-OUTCOMES: tuple[Outcome, ...] = ("supported", "contradicted", "inconclusive")
 
 
 @dataclass(frozen=True)
@@ -119,18 +118,6 @@ def judge(
             blocks = [f"not judged at {evidence.scale} scale"]
         verdicts.append(_verdict(claim, weight, evidence, blocks, adjusted.get(i), 1 - level))
     return verdicts
-
-
-def overall(verdicts: Iterable[Verdict]) -> Outcome:
-    """The word for a whole study: the outcome of its first claim that is not a control; inconclusive if it has none."""
-    return next((v.outcome for v in verdicts if v.expected is None), "inconclusive")
-
-
-def counts(verdicts: Iterable[Verdict]) -> dict[str, int]:
-    """How many claims came out each way, and how many controls failed."""
-    found = list(verdicts)
-    tally: dict[str, int] = {word: sum(v.expected is None and v.outcome == word for v in found) for word in OUTCOMES}
-    return {**tally, "failed controls": sum(v.control == "failed" for v in found)}
 
 
 def _failure(gate: Gate, evidence: Evidence) -> str:
