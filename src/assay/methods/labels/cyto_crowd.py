@@ -34,6 +34,7 @@ __all__ = [
     "group_boxes",
     "infer_labels",
     "pairwise_agreement",
+    "repeated_boxes",
     "score",
     "vote_labels",
 ]
@@ -358,8 +359,13 @@ def pairwise_agreement(votes: Votes, groups: Ints) -> tuple[Floats, Floats, Ints
     return kappa, overlap, common
 
 
-def _candidates(votes: Votes, iou: float) -> list[tuple[int, int]]:
-    """Pairs of boxes of two annotators in one image with IoU > `iou`, by falling IoU."""
+def repeated_boxes(votes: Votes, iou: float = 0.5) -> int:
+    """How many pairs of boxes of one annotator overlap by more than `iou`; grouping keeps such boxes apart."""
+    return len(_candidates(votes, iou, same=True))
+
+
+def _candidates(votes: Votes, iou: float, *, same: bool = False) -> list[tuple[int, int]]:
+    """Pairs of boxes of two annotators (of the same one) in an image with IoU > `iou`, by falling IoU."""
     order = np.argsort(votes.images, kind="stable")
     starts = np.concatenate([[0], np.nonzero(np.diff(votes.images[order]))[0] + 1, [len(order)]])
     first, second, shared = [], [], []
@@ -368,7 +374,8 @@ def _candidates(votes: Votes, iou: float) -> list[tuple[int, int]]:
         for block in range(0, len(rows), BLOCK):
             some = rows[block : block + BLOCK]
             overlap = box_iou(votes.boxes[some], votes.boxes[rows])
-            i, j = np.nonzero((overlap > iou) & (votes.annotators[some][:, None] != votes.annotators[rows]))
+            one = votes.annotators[some][:, None] == votes.annotators[rows]
+            i, j = np.nonzero((overlap > iou) & (one == same))
             once = some[i] < rows[j]
             first.append(some[i][once])
             second.append(rows[j][once])
