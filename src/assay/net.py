@@ -69,8 +69,13 @@ def request(
     headers: Mapping[str, str] | None = None,
     json: Any = None,
     secrets: Iterable[str] = (),
+    redirects: bool = False,
 ) -> Response:
     """Send until an answer comes that is worth having; statuses other than `RETRIED` are returned, not judged.
+
+    Args:
+        secrets: strings that no message may hold.
+        redirects: follow redirects; never where a key is sent, as it would go to a host nobody named.
 
     Raises:
         NetworkError: no such answer within `patience.tries`; the message names host and reason, never a secret.
@@ -83,7 +88,7 @@ def request(
     for attempt in range(patience.tries):
         asked: float | None = None
         try:
-            answer = _once(client, method, url, headers, json, patience)
+            answer = _once(client, method, url, headers, json, patience, redirects)
             if answer.status not in RETRIED:
                 return Response(answer.status, answer.headers, answer.content, attempt + 1)
             status, asked = answer.status, retry_after(answer.headers.get("retry-after"))
@@ -135,15 +140,20 @@ def retry_after(value: str | None) -> float | None:
 
 
 def _once(
-    client: httpx.Client, method: str, url: str, headers: Mapping[str, str] | None, json: Any, patience: Patience
+    client: httpx.Client,
+    method: str,
+    url: str,
+    headers: Mapping[str, str] | None,
+    json: Any,
+    patience: Patience,
+    redirects: bool,
 ) -> Response:
     import httpx
 
     end = time.monotonic() + patience.seconds
     body = bytearray()
-    # A redirect is not followed: it would carry the key to a host nobody named.
     with client.stream(
-        method, url, headers=dict(headers or {}), json=json, timeout=patience.seconds, follow_redirects=False
+        method, url, headers=dict(headers or {}), json=json, timeout=patience.seconds, follow_redirects=redirects
     ) as answer:
         for chunk in answer.iter_bytes():
             body += chunk
