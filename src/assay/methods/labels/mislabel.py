@@ -18,6 +18,7 @@ the rule for "no noise here", weights, thresholds and the check along time are o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -176,7 +177,7 @@ def temporal_prior(p: ArrayLike, labels: ArrayLike, video: ArrayLike, frame: Arr
     for one in np.split(rows, borders):
         label = y[one]
         starts = np.concatenate([[0], np.nonzero(np.diff(label))[0] + 1, [len(one)]])
-        for start, end in zip(starts[:-1], starts[1:], strict=True):
+        for start, end in pairwise(starts):
             part = old[one[start:end]]
             reach = [part[max(0, i - 2) : i + 3].mean() for i in range(len(part))]
             inside = start > 0 and end < len(one)

@@ -84,7 +84,8 @@ def fit_mixture(values: ArrayLike, *, iterations: int = 1000, tolerance: float =
     bic_two, bic_one = 5 * np.log(len(x)) - 2 * log_likelihood, 2 * np.log(len(x)) - 2 * one
     apart = abs(mean[1] - mean[0]) >= 0.5 * np.sqrt(weight @ variance)
     sd = np.sqrt(variance)
-    return Mixture(weight[order], mean[order], sd[order], log_likelihood, bool(bic_two < bic_one and apart))
+    two = bic_two < bic_one and apart and x.var() > 0
+    return Mixture(weight[order], mean[order], sd[order], log_likelihood, bool(two))
 
 
 def _best_split(x: Array) -> float:

@@ -56,9 +56,8 @@ class Scores:
                 f"loss {self.loss.shape} and prob {self.prob.shape} do not fit {nets} networks, {samples} samples"
             )
         if not np.isfinite(self.loss).all():
-            raise ValueError(
-                f"{int((~np.isfinite(self.loss)).sum())} losses are not finite; training diverged or inputs hold NaN"
-            )
+            bad = int((~np.isfinite(self.loss)).sum())
+            raise ValueError(f"{bad} losses are not finite; training diverged or inputs hold NaN")
 
     @classmethod
     def from_probabilities(cls, prob: ArrayLike, labels: ArrayLike) -> Scores:
@@ -88,7 +87,7 @@ class Scores:
 
     @property
     def held_out(self) -> NDArray[np.float64]:
-        """Out-of-fold probabilities, (N, K): the mean over networks that did not see the sample (over all if all did)."""
+        """Out-of-fold probabilities, (N, K): mean over the networks that did not see the sample (all, if all did)."""
         unseen = self.out_of_fold | ~self.out_of_fold.any(axis=0)
         weight = unseen[..., None].astype(float)
         return (self.prob * weight).sum(axis=0) / weight.sum(axis=0)
@@ -232,7 +231,7 @@ class _Track:
         self.margin[epoch, rows] = (own[:, 0] - others).double().cpu().numpy()
 
 
-def _fit_fold(make_model, inputs, y, held, number, epochs, window, seed, batch_size, learning_rate, augment, device):  # noqa: ANN001, ANN202
+def _fit_fold(make_model, inputs, y, held, number, epochs, window, seed, batch_size, learning_rate, augment, device):
     model = _start(make_model, seed + 1 + int(number), device)
     track = _Track(len(y), epochs)
     rows = np.nonzero(held)[0]
@@ -249,7 +248,7 @@ def _fit_fold(make_model, inputs, y, held, number, epochs, window, seed, batch_s
     return track.loss[-window:].T, prob, held, np.nanmean(track.margin, axis=0)
 
 
-def _train(model, inputs, y, weight, track, seed, batch_size, learning_rate, augment, device, after_epoch):  # noqa: ANN001, ANN202
+def _train(model, inputs, y, weight, track, seed, batch_size, learning_rate, augment, device, after_epoch):
     generator = torch.Generator().manual_seed(seed)
     rows = np.nonzero(weight > 0)[0]
     size = np.bincount(y[rows])
@@ -270,6 +269,8 @@ def _train(model, inputs, y, weight, track, seed, batch_size, learning_rate, aug
                 raise ValueError(f"labels reach {int(target.max())}, but the model has {logits.shape[1]} classes")
             share = torch.as_tensor(weight[batch] * balance[y[batch]], dtype=logits.dtype, device=device)
             loss = (F.cross_entropy(logits, target, reduction="none") * share).mean()
+            if not torch.isfinite(loss):
+                raise ValueError(f"the loss is not finite in epoch {epoch + 1}; inputs hold NaN or training diverged")
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()

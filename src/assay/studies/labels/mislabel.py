@@ -22,10 +22,7 @@ Choices worth knowing:
 from __future__ import annotations
 
 import csv
-import html
-import io
 import json
-from base64 import b64encode
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -37,6 +34,7 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import f1_score, roc_auc_score
 from torch import Tensor, nn
 
+from assay.data.image.contact_sheet import Card, write_contact_sheet
 from assay.data.image.endoscopy import CLASSES, read_galar, read_kvasir_capsule, simulate_videos
 from assay.data.image.folder import (
     DataError,
@@ -130,7 +128,7 @@ study = Study(
     arm_conditions={
         "confident-learning-temporal": CAPSULE,
         "framework-notemporal": CAPSULE,
-        **{arm: NOISY for arm in ("single-loss", "aum", "framework-1net", "framework-perclass", "random-drop")},
+        **dict.fromkeys(("single-loss", "aum", "framework-1net", "framework-perclass", "random-drop"), NOISY),
         "oracle-clean": NOISY,
     },
     claims=[
@@ -142,7 +140,8 @@ study = Study(
             baseline="confident-learning-temporal",
             conditions=CAPSULE,
             name="C2-temporal",
-            text="on capsule videos the framework ranks wrong labels better than confident learning with the same check along time",
+            text="on capsule videos the framework ranks wrong labels better than confident learning "
+            "with the same check along time",
         ),
         Better(
             "test_f1",
@@ -150,7 +149,8 @@ study = Study(
             baseline="uncleaned",
             conditions=NOISY,
             name="C3",
-            paper="anomaly detection improves after cleaning (abstract); Galar 93.83 % accuracy, 71.58 % F1 (second-hand)",
+            paper="anomaly detection improves after cleaning (abstract); "
+            "Galar 93.83 % accuracy, 71.58 % F1 (second-hand)",
         ),
         Bound(
             "precision_at_100",
@@ -197,9 +197,6 @@ study = Study(
     seeds=6,  # two workers: six seeds take as long as five
     data=lambda scale: "real" if scale == "full" else "real and simulated",
 )
-
-
-# Data --------------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -400,9 +397,6 @@ def pretrained(name: str, classes: int) -> nn.Module:
     return _Logits(network)
 
 
-# Trials ------------------------------------------------------------------------------------------------------------
-
-
 @study.prepare
 def prepare(seed: int, scale: str, device: str = "cpu", data: Path | None = None) -> dict[str, Case]:
     """For every condition: labels with noise, the three networks' scores, and the plain network."""
@@ -541,8 +535,6 @@ def _test_metrics(case: Case, prob: np.ndarray) -> dict[str, float]:
     return result
 
 
-# Figure ------------------------------------------------------------------------------------------------------------
-
 DRAWN = {
     "framework": ("C3", "-"),
     "confident-learning": ("C0", "-"),
@@ -620,3 +612,322 @@ def _draw_suspects(strips: Any, evidence: Evidence) -> None:
             axis.set(xticks=[], yticks=[])
             for spine in axis.spines.values():
                 spine.set(color="C3" if given == true else "0.8", linewidth=3 if given == true else 1)
+
+
+@dataclass
+class Samples:
+    """A user's samples: what they are, and what a network is fed."""
+
+    table: LabelTable
+    inputs: Any
+    images: ImageRows | None
+    make_model: Any
+    learning_rate: float = 3e-3
+    augment: Any = None
+    backbone: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+@study.apply
+def apply(
+    dataset: Path,
+    out: Path = Path("suspects"),
+    policy: Literal["review", "correct+filter", "filter", "weight"] = "review",
+    top: int = 200,
+    probabilities: Path | None = None,
+    features: Path | None = None,
+    group_by: Literal["auto", "group", "video", "none"] = "auto",
+    model: str = "",
+    epochs: int = 12,
+    size: int = 48,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Find labels that are probably wrong, suggest others, and write a cleaned list.
+
+    Trains three small networks on your images or features (or reads your model's stored probabilities, in
+    milliseconds), and writes into OUT: suspects.csv and contact_sheet.html (what to look at first), cleaned.csv,
+    noise_rates.csv (how often a label of one class is truly another), report.json (with accuracy before and after
+    cleaning), and model/, a classifier trained on the cleaned labels.
+
+    Args:
+        dataset: folder with one folder of images per class; or CSV path,label[,group][,video,frame]; or, with
+            --probabilities or --features, the CSV of labels.
+        out: folder to write.
+        policy: review changes nothing and lists suspects; correct+filter relabels where the networks are sure and
+            drops other suspects; filter drops; weight gives them less weight.
+        top: how many suspects to list and show.
+        probabilities: out-of-sample class probabilities (rows, classes) of your own model, .npy; no training. Columns
+            are the classes in sorted order.
+        features: features (rows, columns), .npy, for tables, text or sound; a linear classifier is trained.
+        group_by: what must not be split between training and judging; auto takes the column group, then video, then
+            sets of nearly equal images.
+        model: start from a Hugging Face image classifier (id or folder), or from the model/ of an earlier run on
+            other data.
+        epochs: passes over the data; more let networks memorise wrong labels.
+        size: side in pixels that images are resized to.
+        seed: of folds and starts.
+    """
+    if top < 1 or epochs < 1 or size < 8:
+        raise InputError(f"--top and --epochs must be at least 1 and --size at least 8, got {top}, {epochs} and {size}")
+    if probabilities is not None and features is not None:
+        raise InputError("give either --probabilities or --features, not both")
+    try:
+        if probabilities is not None:
+            samples, scores = None, None
+            table, scores = _stored(dataset, probabilities)
+            warnings: tuple[str, ...] = ()
+        else:
+            samples = _samples(dataset, features, model, size)
+            table, warnings = samples.table, samples.warnings
+            groups, warnings = _groups(samples, group_by)
+            how = {
+                "make_model": samples.make_model,
+                "epochs": epochs,
+                "seed": seed,
+                "learning_rate": samples.learning_rate,
+                "augment": samples.augment,
+                "device": "cuda" if torch.cuda.is_available() else "cpu",
+            }
+            if len(np.unique(groups)) < 3:
+                raise InputError(
+                    f"{dataset}: {len(np.unique(groups))} groups; three are needed to judge labels out of sample"
+                )
+            fold = group_folds(groups, 3, seed, table.labels)
+            scores = fit_networks(
+                inputs=samples.inputs, labels=table.labels, groups=groups, fold=fold, window=min(3, epochs), **how
+            )
+    except DataError as error:
+        raise InputError(str(error)) from None
+    each = noise_posterior(scores, table.labels)
+    p = combine(each, scores.out_of_fold)
+    if table.video is not None and table.frame is not None:
+        p = temporal_prior(p, table.labels, table.video, table.frame)
+    decision = decide(each, scores, table.labels, p=p, policy=policy)
+    out.mkdir(parents=True)
+    listed = review_table(scores, table.labels, each, decision, classes=list(table.classes), names=list(table.names))
+    _write_csv(out / "suspects.csv", list(listed.columns), listed.head(top).itertuples(index=False, name=None))
+    _write_cleaned(out / "cleaned.csv", table, decision)
+    rates = noise_rates(scores.held_out, table.labels)
+    rows = ([name, *(f"{rate:.4f}" for rate in row)] for name, row in zip(table.classes, rates, strict=True))
+    _write_csv(out / "noise_rates.csv", ["given", *table.classes], rows)
+    _write_sheet(out / "contact_sheet.html", table, listed.head(top), samples.images if samples else None, decision)
+    report: dict[str, Any] = {
+        "samples": len(table),
+        "suspects": int(decision.suspect.sum()),
+        "policy": policy,
+        "actions": {name: int((decision.action == name).sum()) for name in ("keep", "relabel", "drop", "weight")},
+        "estimated_noise": float(1 - rates[table.labels, table.labels].mean()),
+        "class_swaps": [
+            {"given": table.classes[s.given], "looks_like": table.classes[s.looks_like], "share": round(s.share, 4)}
+            for s in decision.swaps
+        ],
+        "warnings": list(warnings),
+    }
+    if samples is not None:
+        proposed = decide(each, scores, table.labels, p=p, policy="correct+filter" if policy == "review" else policy)
+        report["retraining"] = _retrain(samples, scores, proposed, fold, how)
+        rows_kept, labels, weight = clean(table.labels, proposed if policy != "review" else decision)
+        full = np.zeros(len(table))
+        full[rows_kept] = weight
+        target = table.labels.copy()
+        target[rows_kept] = labels
+        final, _ = fit_one(inputs=samples.inputs, labels=target, weight=full, **how)
+        _save_model(out / "model", final, samples, size)
+    (out / "report.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
+    return {key: report[key] for key in ("samples", "suspects", "estimated_noise", "class_swaps", "warnings")}
+
+
+def _stored(labels: Path, probabilities: Path) -> tuple[LabelTable, Scores]:
+    """Labels and scores of a user's own model."""
+    prob = read_array(probabilities, "classes")
+    table = read_labels(labels, len(prob))
+    if prob.shape[1] != len(table.classes):
+        raise DataError(
+            f"{probabilities}: {prob.shape[1]} columns, but {labels.name} names {len(table.classes)} classes "
+            f"({', '.join(table.classes[:8])}{', ...' if len(table.classes) > 8 else ''}); "
+            "expected one column per class, sorted by name"
+        )
+    try:
+        return table, Scores.from_probabilities(prob, table.labels)
+    except ValueError as error:
+        raise DataError(f"{probabilities}: {error}") from None
+
+
+def _samples(dataset: Path, features: Path | None, model: str, size: int) -> Samples:
+    """Images of a folder or CSV, or rows of features."""
+    if features is not None:
+        if model:
+            raise InputError("--model is for images; features get a linear classifier")
+        matrix = read_array(features)
+        table = read_labels(dataset, len(matrix))
+        centred = (matrix - matrix.mean(axis=0)) / np.maximum(matrix.std(axis=0), 1e-6)
+        classes, width = len(table.classes), matrix.shape[1]
+        return Samples(table, torch.from_numpy(centred), None, lambda: nn.Linear(width, classes), learning_rate=1e-2)
+    if not dataset.exists():
+        raise InputError(f"{dataset}: no such file or folder; expected class folders or a CSV with path,label")
+    table = read_class_folders(dataset) if dataset.is_dir() else read_label_table(dataset)
+    make, rate = _model(model, len(table.classes))
+    images = ImageRows(table, size)
+    small = len(table) * size**2 <= 50_000_000
+    inputs = normalise(images.stacked()) if small else NormalisedRows(images)
+    return Samples(table, inputs, images, make, rate, _mirror, model)
+
+
+def _mirror(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Half of the images mirrored, moved by up to two pixels."""
+    mirrored = torch.where(
+        (torch.rand(len(images), generator=generator) < 0.5)[:, None, None, None], images.flip(3), images
+    )
+    dy, dx = torch.randint(-2, 3, (2,), generator=generator).tolist()
+    return torch.roll(mirrored, (dy, dx), dims=(2, 3))
+
+
+def _groups(samples: Samples, group_by: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Group of each sample, and what the user should know about it."""
+    table, warnings = samples.table, list(samples.warnings)
+    chosen = {"group": table.group, "video": table.video}
+    if group_by in chosen:
+        if chosen[group_by] is None:
+            raise InputError(f"--group-by {group_by}: the CSV has no column {group_by!r}")
+        return chosen[group_by], tuple(warnings)
+    if group_by == "auto" and table.group is not None:
+        return table.group, tuple(warnings)
+    alone = np.arange(len(table))
+    if samples.images is None:
+        return alone, tuple(warnings)
+    alike = near_duplicates([image_hash(load.numpy()) for load in (samples.images[i] for i in range(len(table)))])
+    copies = sum(len(rows) for rows in alike)
+    if copies:
+        warnings.append(
+            f"{copies} images are nearly equal to another and no groups are given; if they are frames of videos, add a "
+            "column video to a CSV and use --group-by video, or wrong labels will hide behind their neighbours"
+        )
+    if group_by == "auto":
+        for rows in alike:
+            alone[rows] = rows[0]
+    return alone, tuple(warnings)
+
+
+def _retrain(
+    samples: Samples, scores: Scores, proposed: Decision, fold: np.ndarray, how: dict[str, Any]
+) -> dict[str, Any]:
+    """Cross-validated accuracy on undoubted labels, of networks trained on the labels before and after cleaning."""
+    y, judged = samples.table.labels, ~proposed.suspect
+    after = np.empty((len(y), scores.prob.shape[2]))
+    for f in np.unique(fold):
+        weight = proposed.weight * (fold != f)
+        network, _ = fit_one(
+            inputs=samples.inputs, labels=proposed.new_label, weight=weight, **{**how, "seed": how["seed"] + 1 + int(f)}
+        )
+        rows = np.nonzero(fold == f)[0]
+        held = (
+            samples.inputs[torch.as_tensor(rows)]
+            if isinstance(samples.inputs, Tensor)
+            else torch.utils.data.Subset(samples.inputs, rows.tolist())
+        )
+        after[rows] = predict(network, held, device=how["device"])
+    return {
+        "judged_on": int(judged.sum()),
+        "note": "accuracy on samples whose label is not suspect, by networks that did not train on them",
+        "accuracy_before": float((scores.held_out.argmax(axis=1) == y)[judged].mean()),
+        "accuracy_after": float((after.argmax(axis=1) == y)[judged].mean()),
+    }
+
+
+def _model(name: str, classes: int) -> tuple[Any, float]:
+    """How to build the classifier, and its learning rate."""
+    if not name:
+        return (lambda: small_net(3, classes)), 3e-3
+    config = Path(name) / "config.json"
+    try:
+        own = config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("paper") == PAPER
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"{config}: not a model configuration ({error})") from None
+    if not own:
+        return (lambda: pretrained(name, classes)), 1e-4
+    from safetensors.torch import load_file
+
+    try:
+        weights = load_file(Path(name) / "model.safetensors")
+    except Exception as error:  # the library raises its own kind, and OSError
+        raise InputError(f"{name}: no usable model.safetensors ({error})") from None
+
+    def make() -> nn.Module:
+        network = small_net(3, classes)
+        fitting = {
+            k: v for k, v in weights.items() if k in network.state_dict() and v.shape == network.state_dict()[k].shape
+        }
+        network.load_state_dict({**network.state_dict(), **fitting})
+        return network
+
+    return make, 1e-3
+
+
+def _save_model(folder: Path, network: nn.Module, samples: Samples, size: int) -> None:
+    """Weights as safetensors with a config.json, or a Hugging Face folder."""
+    from assay import __version__
+
+    folder.mkdir()
+    if isinstance(network, _Logits):
+        network.network.config.id2label = dict(enumerate(samples.table.classes))
+        network.network.config.label2id = {name: i for i, name in enumerate(samples.table.classes)}
+        network.network.save_pretrained(folder)
+        return
+    from safetensors.torch import save_file
+
+    save_file({name: value.contiguous() for name, value in network.state_dict().items()}, folder / "model.safetensors")
+    config = {
+        "paper": PAPER,
+        "version": __version__,
+        "architecture": "linear" if isinstance(network, nn.Linear) else "ConvNet",
+        "classes": list(samples.table.classes),
+        "size": size,
+        "input": "each image to mean 0 a channel and standard deviation 1"
+        if samples.images
+        else "standardised features",
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+
+
+def _write_csv(file: Path, header: list[str], rows: Any) -> None:
+    with file.open("w", newline="", encoding="utf-8") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(header)
+        writer.writerows([f"{v:.6g}" if isinstance(v, float) else v for v in row] for row in rows)
+
+
+def _write_cleaned(file: Path, table: LabelTable, decision: Decision) -> None:
+    """Rows that stay, with the columns they came with; readable by `apply` again when they were images."""
+    keep, labels, weight = clean(table.labels, decision)
+    extra = {name: column for name in ("group", "video", "frame") if (column := getattr(table, name)) is not None}
+    header = ["path", "label", *extra, "given", "suspect", "p", "weight"]
+    rows = (
+        [
+            table.names[i],
+            table.classes[c],
+            *(column[i] for column in extra.values()),
+            table.classes[table.labels[i]],
+            int(decision.suspect[i]),
+            float(decision.p[i]),
+            float(w),
+        ]
+        for i, c, w in zip(keep, labels, weight, strict=True)
+    )
+    _write_csv(file, header, rows)
+
+
+def _write_sheet(file: Path, table: LabelTable, listed: Any, images: ImageRows | None, decision: Decision) -> None:
+    cards = (
+        Card(
+            image=None if images is None else images[row.row].numpy(),
+            title=f"{row.given} → {row.suggestion}" if row.suggestion != row.given else row.given,
+            lines=(row.name, f"p(wrong) = {row.p:.2f}, {row.networks} networks doubt it"),
+            bar=row.p,
+        )
+        for row in listed.itertuples(index=False)
+    )
+    text = (
+        f"{int(decision.suspect.sum())} of {len(table)} labels are suspect. "
+        f"Shown are the {len(listed)} most suspect, given → suggested."
+    )
+    write_contact_sheet(file, "Labels to look at", text, cards)
