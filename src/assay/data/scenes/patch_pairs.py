@@ -20,6 +20,7 @@ from assay.geometry.cameras import Camera, homogeneous, intrinsics, look_at, rel
 from assay.geometry.patches import patch_offsets
 
 SIZE = 31
+TEXTURE = 0.02
 TILT_EDGES = (0, 10, 20, 30, 40, 50, 60, 70, 80)
 
 
@@ -89,14 +90,13 @@ class Candidates:
     normals: Tensor
 
 
-def stereo_candidates(
-    pair: StereoPair, *, texture: float = 0.02, max_jump: float = 2.0, tile_size: int = 40
-) -> Candidates:
+def stereo_candidates(pair: StereoPair, *, spacing: int = 7, max_jump: float = 2.0, tile_size: int = 40) -> Candidates:
     """Where patches of `SIZE` pixels lie on a smooth surface that both cameras see.
 
     Asked of every patch: a plane fits its middle 15 pixels, all its disparities are known and change by at most
     `max_jump` pixels from one to the next, all are seen in the other picture, and the standard deviation of its grey
-    values is at least `texture`.
+    values is at least `TEXTURE`. Only every `spacing`-th row and column is looked at: patches that overlap nearly whole
+    would let a rare small surface count many times.
     """
     d = pair.disparity
     normals, good = plane_normals(pair.depth, pair.camera1.K)
@@ -107,10 +107,10 @@ def stereo_candidates(
         jump |= F.pad(step, pad)
     bad = ~pair.seen | jump | ~torch.isfinite(d)
     whole = F.max_pool2d(F.pad(bad[None].double(), (SIZE // 2,) * 4, value=1.0), SIZE, 1)[0] == 0
-    grey = pair.image1.mean(-1)
-    mean, square = (F.avg_pool2d(x[None], 21, 1, 10)[0] for x in (grey, grey * grey))
-    textured = (square - mean**2).clamp(min=0).sqrt() >= texture
+    textured = _local_deviation(pair.image1.mean(-1)) >= TEXTURE
     rows, columns = (good & whole & textured).nonzero().T
+    thin = (rows % spacing == spacing // 2) & (columns % spacing == spacing // 2)
+    rows, columns = rows[thin], columns[thin]
     tilt = torch.rad2deg(torch.acos(normals[rows, columns, 2].clamp(-1, 1)))
     tile = (rows // tile_size) * (d.shape[1] // tile_size + 1) + columns // tile_size
     return Candidates(rows, columns, tilt, tile, normals)
@@ -186,13 +186,12 @@ def ray_cast_patches(
     eye, zero = torch.eye(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
     first = Camera(eye, zero, K, width, height)
     second = _second_view(first, middle, draw, kind == "rotation")
-    image1, image2 = (scene.render(camera, 2).image.mean(-1) for camera in (first, second))
+    view = scene.render(first, 2)
+    image1, image2 = view.image.mean(-1), scene.render(second, 2).image.mean(-1)
 
     half = SIZE // 2
-    view = scene.render(first, 1)
     free = 1 - F.max_pool2d(F.pad((view.solid < 0)[None].double(), (half,) * 4, value=1.0), SIZE, 1)[0]
-    grey_sd = image1.unfold(0, 21, 1).unfold(1, 21, 1).std((-1, -2))
-    textured = F.pad(grey_sd >= 0.02, (10, 10, 10, 10))
+    textured = _local_deviation(image1) >= TEXTURE
     facing = torch.rad2deg(torch.acos(view.normal[..., 2].abs().clamp(max=1)))
     rows, columns = ((free > 0) & textured & (facing < TILT_EDGES[-1])).nonzero().T
     order = torch.randperm(len(rows), generator=generator)[: 6 * count]
@@ -211,6 +210,12 @@ def ray_cast_patches(
     pairs = PatchPairs(image1, image2, K, K, R, t, pixels[:, half, half], normal, distance, truth)
     ok &= (pairs.tilt < TILT_EDGES[-1]) & ((pairs.n * homogeneous(first.normalise(pairs.p1))).sum(-1) > 0.1)
     return pairs.rows(ok.nonzero()[:count, 0])
+
+
+def _local_deviation(grey: Tensor, window: int = 21) -> Tensor:
+    """Standard deviation of the grey values around every pixel, `(H, W)`."""
+    mean, square = (F.avg_pool2d(x[None], window, 1, window // 2)[0] for x in (grey, grey * grey))
+    return (square - mean**2).clamp(min=0).sqrt()
 
 
 def _second_view(first: Camera, middle: Tensor, draw, only_turn: bool) -> Camera:

@@ -5,7 +5,16 @@ from one picture to the other by the closed form and by what block matchers do w
 one that is scaled and turned), and compared with the true position of every pixel. The truth never comes from a local
 model: on the Middlebury motorcycle it is the measured disparity, on textured planes and ellipsoids it is ray casting.
 
-The inverse problem (normal from a noisy affine match) and the refinement of a match are ours as well.
+The inverse problem (normal from a noisy affine match) and the refinement of a match are ours as well. Plain depths,
+where a patch has hundreds of them with independent noise, give better normals than one affine match; the match needs
+one correspondence only.
+
+How far this reaches: on the motorcycle nearly every steep and textured surface is the floor, so C2 is a statement about
+that floor; there are few patches tilted between 40 and 70 degrees. A first version took points whose patches overlapped
+almost whole and five scenes a seed, and could not decide C2, C3 and C5 (same sign, wide intervals). Points are now
+thinned to every seventh row and column and there are ten scenes; seeds that were not looked at before (5 to 9) agree in
+sign on all three. The spread over seeds is taken as the standard error itself, which is right for the resampled picture
+and too careful for the fresh scenes.
 """
 
 from __future__ import annotations
@@ -51,7 +60,7 @@ RADII = (3, 5, 7, 10, 15)
 CIRCLES = (1.0, 2.0, 4.0, 8.0, 16.0)
 SD_AFFINE, SD_POINT = 0.02, 0.5  # noise of a match: entries of A, and pixels of p2
 WRONG_BY = 20.0  # degrees, start of the refinement
-SCENES = {"smoke": 1, "pocket": 5, "full": 20}
+SCENES = {"smoke": 1, "pocket": 10, "full": 20}
 POINTS = {"smoke": 40, "pocket": 400, "full": 2000}
 EXACT = ("planes", "spheres")
 PLACES = ("stereo", *EXACT)
@@ -159,7 +168,10 @@ def _real(folder: Path | None) -> tuple:
 
 @study.prepare
 def prepare(seed: int, scale: str, data: Path | None) -> dict[str, list[PatchPairs]]:
-    """The patches of every condition; on real pictures a seed is a bootstrap resample of tiles of 40 pixels."""
+    """The patches of every condition; on real pictures a seed is a bootstrap resample of tiles of 40 pixels.
+
+    The planes of a seed are spread evenly over tilts from 0 to 75 degrees.
+    """
     rng = np.random.default_rng(seed)
     generator = torch.Generator().manual_seed(seed)
     real = _real(data if scale == "full" else None)
@@ -171,7 +183,8 @@ def prepare(seed: int, scale: str, data: Path | None) -> dict[str, list[PatchPai
     scenes = SCENES[scale]
     size = {"width": 160, "height": 120} if scale == "smoke" else {}
     for condition, kind in (("planes", "plane"), ("spheres", "sphere"), ("rotation", "rotation")):
-        tilts = (np.arange(scenes) + rng.random(scenes)) / scenes * 75
+        count = min(scenes, 4) if condition == "rotation" else scenes  # the control has no spread to average out
+        tilts = (np.arange(count) + rng.random(count)) / count * 75
         shared[condition] = [
             ray_cast_patches(kind, float(tilt), POINTS[scale] // max(scenes, 2), generator, **size) for tilt in tilts
         ]
@@ -255,7 +268,7 @@ def _warps(arm: str, condition: str, seed: int, sets: list[PatchPairs]) -> dict:
         "microseconds": 1e6 * seconds / len(error),
     }
     for name, part in (("zncc_slanted", tilt > 45), ("zncc_fronto", tilt < 10)):
-        if int(part.sum()) >= 10:
+        if int(part.sum()) >= 5:
             result[name] = float(score[part].mean())
     if condition in EXACT and float(truncation.min()) > 1e-9:
         result["truncation_slope"] = float(np.polyfit(np.log(CIRCLES), np.log(truncation), 1)[0])
@@ -265,11 +278,13 @@ def _warps(arm: str, condition: str, seed: int, sets: list[PatchPairs]) -> dict:
 
 
 def _examples(arm: str, P: PatchPairs, count: int = 4) -> dict:
-    """Patches for the figure: the most tilted points among those with the most texture; left and warped right."""
+    """Patches for the figure: steep places with the most texture, apart from each other; left and warped right."""
     left = warp_patch(P.image1[None], P.p1, torch.eye(2, dtype=torch.float64), SIZE)[:, 0]
-    texture = left.std((1, 2))
-    rows = torch.argsort(texture * (P.tilt > 60), descending=True)[:count]
-    chosen = P.rows(rows)
+    rows: list[int] = []
+    for row in torch.argsort(left.std((1, 2)) * (P.tilt > 60), descending=True).tolist():
+        if len(rows) < count and all(float((P.p1[row] - P.p1[other]).norm()) > 3 * SIZE for other in rows):
+            rows.append(row)
+    chosen = P.rows(torch.tensor(rows))
     right = warp_patch(P.image2[None], chosen.p2, affine_of_arm(arm, chosen), SIZE)[:, 0]
     return {"patches": (torch.stack([left[rows], right]) * 255).round()}
 
@@ -378,24 +393,28 @@ def figure(evidence: Evidence):
 
     middles = np.convolve(TILT_EDGES, [0.5, 0.5], "valid")
     for arm, colour in colours.items():
-        styles = {"color": colour, "label": arm.replace("_", " "), "lw": 2.2 if arm == "affine" else 1.2}
+        styles = {"color": colour, "label": arm.replace("_", " "), "lw": 3.0 if arm == "affine" else 1.2}
+        styles["ls"] = "--" if arm in ("homography", "affine_fronto", "rotation_only") else "-"
         zncc_by_tilt = evidence.series("zncc_by_tilt", arm, "stereo")
         if zncc_by_tilt.size and arm not in ("similarity", "rotation_only"):  # on a rectified pair both equal the shift
-            tilt_axis.plot(middles, np.nanmean(zncc_by_tilt, 0), marker="o", ms=3, **styles)
+            there = np.isfinite(zncc_by_tilt).any(0)
+            tilt_axis.plot(middles[there], np.nanmean(zncc_by_tilt[:, there], 0), marker="o", ms=3, **styles)
         growth = evidence.series("warp_error_by_radius", arm, "planes")
         if growth.size and arm != "homography":
             error_axis.plot([2 * r + 1 for r in RADII], growth.mean(0), marker="o", ms=3, **styles)
     truncation = evidence.series("truncation_by_radius", "affine", "planes")
     if truncation.size:
         error_axis.plot(
-            [2 * r + 1 for r in CIRCLES], truncation.mean(0), color="#d55e00", ls="--", marker="s", ms=3,
+            [2 * r + 1 for r in CIRCLES], truncation.mean(0), color="#d55e00", ls=":", marker="s", ms=3,
             label="affine against the homography",
         )  # fmt: skip
     tilt_axis.set(xlabel="tilt of the surface (°)", ylabel=evidence.label("zncc"), title="real stereo (motorcycle)")
     error_axis.set(
         xscale="log", yscale="log", xlabel="patch size (px)", ylabel="error of the warped grid (px)",
-        title="planes, general motion (slope 2 dashed)",
+        title="planes, general motion",
     )  # fmt: skip
+    error_axis.set_xticks([3, 5, 9, 15, 21, 31], [3, 5, 9, 15, 21, 31])
+    error_axis.minorticks_off()
     arms = ["normal_linear4", "normal_linear6", "normal_weighted6", "normal_depth_pca", "refine"]
     shown = [c for c in PLACES if c in evidence.conditions]
     for i, condition in enumerate(shown):
