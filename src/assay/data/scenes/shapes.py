@@ -68,6 +68,7 @@ class Scene:
         photo: name from `PHOTOS`; None for plain grey.
         corner: upper left corner of the crop, as shares of what is free. side: of the crop, as a share of the photo's.
         fade: how far the photo is drawn towards grey, 0 (as it is) to 1 (gone).
+        cover: an item whose colour and texture fill the background in place of the photo.
     """
 
     items: tuple[Item, ...]
@@ -75,6 +76,7 @@ class Scene:
     corner: tuple[float, float] = (0.0, 0.0)
     side: float = 0.5
     fade: float = 0.6
+    cover: Item | None = None
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,10 @@ def render(scene: Scene, size: int = 32, strength: float = 0.8, supersample: int
     """
     fine = size * supersample
     y, x = (np.mgrid[0:fine, 0:fine] + 0.5) / fine
-    colour = np.repeat(np.repeat(background(scene, size), supersample, 0), supersample, 1)
+    if scene.cover is None:
+        colour = np.repeat(np.repeat(background(scene, size), supersample, 0), supersample, 1)
+    else:
+        colour = item_colour(scene.cover, *own_coordinates(scene.cover, x, y), strength)
     order = sorted(range(len(scene.items)), key=lambda i: -scene.items[i].depth)
     silhouettes = np.zeros((len(scene.items), fine, fine), dtype=bool)
     visible = np.zeros_like(silhouettes)
@@ -159,8 +164,8 @@ def render(scene: Scene, size: int = 32, strength: float = 0.8, supersample: int
         colour[inside] = item_colour(item, u[inside], v[inside], strength)
     return Rendering(
         _shrink(colour, supersample),
-        _shrink(silhouettes.astype(float), supersample, first=1) >= 0.5,
-        _shrink(visible.astype(float), supersample, first=1) >= 0.5,
+        _shrink(silhouettes.astype(float), supersample, first=1) > 0.5,
+        _shrink(visible.astype(float), supersample, first=1) > 0.5,
         _shrink(depth, supersample),
     )
 
@@ -187,7 +192,7 @@ def edge_map(image: Array, sigma: float = 1.0, low: float = 0.08, high: float = 
 
 
 def subject_crop(item: Item, rng: np.random.Generator, size: int = 16, strength: float = 0.8) -> Array:
-    """The item alone on grey, turned and cut from its texture anew: the same thing in another pose, `(size, size, 3)`."""
+    """The item alone on grey, turned and cut from its texture anew: another pose of it, `(size, size, 3)`."""
     posed = replace(
         item, x=0.5, y=0.5, radius=float(rng.uniform(0.40, 0.48)), angle=float(rng.uniform(0, 2 * np.pi)),
         phase=(float(rng.random()), float(rng.random())),
