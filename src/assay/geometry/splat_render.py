@@ -19,8 +19,7 @@ from assay.geometry.splats import BLUR, MAX_ALPHA, MIN_ALPHA, NEAR, Projected, S
 
 Backend = Literal["torch", "gsplat"]
 
-TILE = 16
-PAIRS = 1 << 21  # pixel-Gaussian pairs that are held at once
+PAIRS = 1 << 19  # pixel-Gaussian pairs held at once; a few MB, so that they stay in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ def render(
     background: Tensor | None = None,
     *,
     near: float = NEAR,
-    tile: int = TILE,
+    tile: int | None = None,
     backend: Backend | None = None,
 ) -> Tensor:
     """Image `(H, W, 3)` of a scene; differentiable in every parameter.
@@ -83,7 +82,7 @@ def render(
         camera: the view.
         background: colour behind everything, `(3,)`; black when not given.
         near: depth (scene units) in front of which Gaussians are not drawn.
-        tile: side of a tile in pixels (torch backend).
+        tile: side of a tile in pixels (torch backend); 8 for images up to 128 x 128 and 16 for larger ones by default.
         backend: `"gsplat"` needs CUDA and the extra `splat`; chosen by itself where both are there.
 
     Raises:
@@ -92,6 +91,7 @@ def render(
     background = splats.means.new_zeros(3) if background is None else background.to(splats.means)
     if (backend or default_backend(splats)) == "gsplat":
         return _render_gsplat(splats, camera, background, near)
+    tile = tile or _tile_size(camera)
     view = project(splats, camera, near=near)
     wide, high = -(-camera.width // tile), -(-camera.height // tile)
     canvas = background.expand(wide * high * tile * tile, 3)
@@ -111,12 +111,13 @@ def render(
 
 @torch.no_grad()
 def blocks(
-    splats: Splats, camera: Camera, *, near: float = NEAR, tile: int = TILE, pairs: int = PAIRS
+    splats: Splats, camera: Camera, *, near: float = NEAR, tile: int | None = None, pairs: int = PAIRS
 ) -> Iterator[Block]:
     """One compositing pass over a view: the blending weights of every pixel, a batch of tiles at a time.
 
     Pixels that no Gaussian's box touches appear in no block. `pairs` bounds the pixel-Gaussian pairs held at once.
     """
+    tile = tile or _tile_size(camera)
     view = project(splats, camera, near=near)
     ids = torch.cat([view.ids, view.ids.new_zeros(1)])
     for part in tiles(view, camera, tile, pairs):
@@ -134,7 +135,7 @@ def blocks(
         yield Block(ids[part.rank], valid, pixels, alpha, weight, leftover, color, mean, conic, centres)
 
 
-def tiles(view: Projected, camera: Camera, size: int = TILE, pairs: int = PAIRS) -> Iterator[Tiles]:
+def tiles(view: Projected, camera: Camera, size: int, pairs: int = PAIRS) -> Iterator[Tiles]:
     """Which Gaussians touch which tile, in batches of tiles of similar length; tiles without any are left out."""
     wide, high = -(-camera.width // size), -(-camera.height // size)
     with torch.no_grad():
@@ -177,6 +178,10 @@ def default_backend(splats: Splats) -> Backend:
     from importlib.util import find_spec
 
     return "gsplat" if find_spec("gsplat") else "torch"
+
+
+def _tile_size(camera: Camera) -> int:
+    return 8 if camera.width * camera.height <= 128 * 128 else 16
 
 
 def _render_gsplat(splats: Splats, camera: Camera, background: Tensor, near: float) -> Tensor:

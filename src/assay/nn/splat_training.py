@@ -59,6 +59,7 @@ def train_splats(
     generator: torch.Generator,
     rates: Rates | None = None,
     decay: bool = True,
+    pace: Callable[[int], float] | None = None,
     background: Tensor | None = None,
     near: float = NEAR,
     backend: Backend | None = None,
@@ -73,6 +74,7 @@ def train_splats(
         generator: orders the views (a CPU generator).
         rates: learning rates; the INRIA code's when not given.
         decay: let the rate of the means fall over the steps; off for short refinements.
+        pace: factor on all rates at step i.
         background: colour behind everything, `(3,)`.
         near: as in `render`.
         backend: as in `render`.
@@ -95,8 +97,9 @@ def train_splats(
         mask = on_step(i, steps, _scene(leaves).detach()) if on_step is not None else None
         if mask is not None:
             leaves, optimizer = _keep(leaves, optimizer, mask, rates, extent)
-        if decay:
-            optimizer.param_groups[0]["lr"] = rates.means * extent * 0.01 ** (i / max(1, steps - 1))
+        for group in optimizer.param_groups:
+            fall = 0.01 ** (i / max(1, steps - 1)) if decay and group["name"] == "means" else 1.0
+            group["lr"] = group["base"] * fall * (pace(i) if pace else 1.0)
         queue = queue or torch.randperm(len(cameras), generator=generator).tolist()
         view = queue.pop()
         scene = _scene(leaves)
@@ -124,9 +127,8 @@ def _scene(leaves: dict[str, Tensor]) -> Splats:
 def _adam(leaves: dict[str, Tensor], rates: Rates, extent: float) -> torch.optim.Adam:
     lr = asdict(rates) | {"means": rates.means * extent, "sh_rest": rates.sh / 20}
     # eps as in the INRIA code: gradients of single Gaussians are far below torch's default
-    return torch.optim.Adam(
-        [{"params": [x.requires_grad_()], "lr": lr[name]} for name, x in leaves.items()], eps=1e-15
-    )
+    groups = [{"params": [x.requires_grad_()], "name": name, "base": lr[name]} for name, x in leaves.items()]
+    return torch.optim.Adam(groups, eps=1e-15)
 
 
 def _keep(

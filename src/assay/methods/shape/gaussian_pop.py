@@ -17,6 +17,7 @@ Source: 2602.06830 (framework); the closed form above is checked against leave-o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -154,9 +155,7 @@ def prune(
     for number, count in enumerate(schedule(len(splats), keep, rounds)):
         if count < len(splats):
             if isinstance(kind, str):
-                scores = importance(
-                    splats, cameras, kind, background=background, target=target, near=near, chunk=chunk
-                )
+                scores = importance(splats, cameras, kind, background=background, target=target, near=near, chunk=chunk)
             else:
                 scores = kind(splats)
             chosen = keep_highest(scores, count)
@@ -226,8 +225,10 @@ def schedule(n: int, keep: float, rounds: int) -> list[int]:
     """
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1; got {rounds}")
-    last = round(keep * n) if keep <= 1 else int(keep)
-    if not 0 < keep or not 1 <= last <= n or (keep > 1 and last != keep):
+    last = 0
+    if math.isfinite(keep) and keep > 0:
+        last = round(keep * n) if keep <= 1 else int(keep)
+    if not 1 <= last <= n or (keep > 1 and last != keep):
         raise ValueError(f"keep must be a share in (0, 1] or a number up to {n} that leaves at least one; got {keep}")
     return [round(n * (last / n) ** (r / rounds)) for r in range(1, rounds)] + [last]
 
@@ -258,30 +259,28 @@ def _check(splats: Splats, cameras: Sequence[Camera], kind: str, target: Sequenc
             raise ValueError(f"a target has shape {tuple(image.shape)}, its camera {(camera.height, camera.width, 3)}")
 
 
-def _differences(block: Block, background: Tensor) -> Sequence[tuple[Tensor, Tensor]]:
-    """Of each colour channel: d `(T, P, K)`, and the composite C `(T, P, 1)`."""
-    odds = block.alpha / (1 - block.alpha)
-    found = []
-    for channel in range(3):
-        share = block.weight * block.color[:, None, :, channel]
-        last = (block.leftover * background[channel])[..., None]
-        # summed from the back: what is little there must not drown in the rounding of what is much in front
-        onward = share.flip(-1).cumsum(-1).flip(-1)
-        found.append((share - odds * (onward - share + last), onward[..., :1] + last))
-    return found
-
-
 def _error(block: Block, background: Tensor, photo: Tensor | None) -> Tensor:
-    """Squared change (or, with a photograph `(H W, 3)`, change of squared error) of each pixel, `(T, P, K)`."""
-    total = torch.zeros_like(block.alpha)
-    for channel, (d, composite) in enumerate(_differences(block, background)):
+    """Squared change (or, with a photograph `(H W, 3)`, change of squared error) of each pixel, `(T, P, K)`.
+
+    Sums run from the back: what is little there must not drown in the rounding of what is much in front. So all is
+    held back to front, and the result turned round at the end.
+    """
+    weight = block.weight.flip(-1)
+    odds = (block.alpha / (1 - block.alpha)).flip(-1)
+    total = torch.zeros_like(weight)
+    for channel in range(3):
+        share = weight * block.color[:, None, :, channel].flip(-1)
+        last = (block.leftover * background[channel])[..., None]
+        composite = share.cumsum(-1).add_(last)
+        full = composite[..., -1:].clone()
+        d = share.addcmul_(composite.sub_(share), odds, value=-1)
         if photo is None:
-            total += d * d
+            total.addcmul_(d, d)
         else:
             # pixels outside of the image have d = 0, so it does not matter which target they meet
-            miss = composite - photo[block.pixels.clamp(min=0), channel][..., None]
-            total += d * (d - 2 * miss)
-    return total
+            miss = full - photo[block.pixels.clamp(min=0), channel][..., None]
+            total.addcmul_(d, d - 2 * miss)
+    return total.flip(-1)
 
 
 def _moments(block: Block, background: Tensor) -> Tensor:
