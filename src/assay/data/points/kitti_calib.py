@@ -95,11 +95,12 @@ def read_kitti_disparity(path: Path) -> NDArray[np.float64]:
     Raises:
         InputError: not a 16-bit grey PNG.
     """
-    from skimage.io import imread
+    from PIL import Image
 
     try:
-        values = imread(path)
-    except (OSError, ValueError, SyntaxError) as error:
+        with Image.open(path) as file:
+            values = np.asarray(file)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"{path} cannot be read as a disparity PNG: {error}") from error
     if values.ndim != 2 or values.dtype not in (np.uint16, np.int32):
         raise InputError(f"{path}: a KITTI disparity is a 16-bit grey PNG; got {values.dtype} of shape {values.shape}")

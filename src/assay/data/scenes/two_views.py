@@ -83,16 +83,15 @@ def read_picture(path: Path) -> Tensor:
     Raises:
         InputError: the file is no picture.
     """
-    from PIL import UnidentifiedImageError
-    from PIL.Image import DecompressionBombError
+    from PIL import Image
     from skimage import color, util
-    from skimage.io import imread
 
     try:
-        image = imread(path)
+        with Image.open(path) as file:
+            image = np.asarray(file.convert("RGB") if file.mode in ("P", "CMYK", "YCbCr") else file)
     except FileNotFoundError as error:
         raise InputError(f"no such picture: {path}") from error
-    except (OSError, ValueError, SyntaxError, UnidentifiedImageError, DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"{path} cannot be read as a picture: {error}") from error
     if image.ndim == 2:
         image = color.gray2rgb(image)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from assay.data.image.contact_sheet import write_contact_sheet
+from assay.data.image.patch_sheet import write_patch_sheet
 from assay.data.points.columns import read_columns, write_columns
 from assay.data.points.ply import write_oriented_points
 from assay.data.scenes.two_views import TwoViews, planes_at
@@ -65,7 +65,7 @@ def map_points(views: TwoViews, points: str, out: Path, shift: float, size: int,
             for (x, y), a, b in zip((p1 - shift).tolist(), plain.tolist(), score.tolist(), strict=True)
         ]
         shown = torch.linspace(0, len(p1) - 1, min(SHOWN, len(p1))).long().tolist()
-        write_contact_sheet(
+        write_patch_sheet(
             out.with_suffix(".html"),
             "Patches in two views",
             f"{len(shown)} of {len(p1)} points: the first view, the second shifted, the second under the affine map.",
