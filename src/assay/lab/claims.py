@@ -25,6 +25,7 @@ class Claim:
         conditions: where the claim is judged; a seed's number is the mean over them. Empty: all the arm's conditions.
         scales: the scales at which a verdict means something.
         expected: set for a negative control: the outcome that shows the study is honest.
+        words: the metric in words; the study fills it in from its `metrics`.
     """
 
     kind: ClassVar[str] = "claim"
@@ -38,6 +39,7 @@ class Claim:
     conditions: Sequence[str] = ()
     scales: Sequence[str] = ("pocket", "full")
     expected: Expected | None = None
+    words: str = ""
 
     def arms(self) -> set[str]:
         """Every arm the claim needs trials of."""
@@ -52,7 +54,7 @@ class Claim:
         return {"kind": self.kind, **asdict(self), "sentence": self.sentence()}
 
     def _what(self) -> str:
-        return f"{self.metric} of {self.method}"
+        return f"{self.words or self.metric} of {self.method}"
 
     def _where(self) -> str:
         return f" in {', '.join(self.conditions)}" if self.conditions else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -84,7 +85,14 @@ class Study:
     def __post_init__(self) -> None:
         caller = sys._getframe(2).f_globals  # the study's module: __post_init__ <- __init__ <- module
         self.module = str(caller.get("__name__", ""))
-        self.claims = [claim if claim.name else replace(claim, name=f"C{i}") for i, claim in enumerate(self.claims, 1)]
+        self.claims = [
+            replace(
+                claim,
+                name=claim.name or f"C{i}",
+                words=claim.words or _without_unit(self.metrics.get(claim.metric, "")),
+            )
+            for i, claim in enumerate(self.claims, 1)
+        ]
         self._check()
 
     def _check(self) -> None:
@@ -163,6 +171,11 @@ class Study:
             for seed, arm in product(seeds, chosen)
             for condition in self.arm_conditions.get(arm, everywhere)
         ]
+
+
+def _without_unit(label: str) -> str:
+    """`"held-out PSNR (dB)"` -> `"held-out PSNR"`."""
+    return re.sub(r"\s*\([^()]*\)\s*$", "", label)
 
 
 def call_with(hook: Hook, available: Mapping[str, Any]) -> Any:
