@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ HELD_OUT_EVERY = 5
 _WORD = re.compile(r"[^\W\d_]+|\d+(?:[.,]\d+)*%?")
 _ENDS = re.compile(r"[.!?][\"')\]”’]*(?=\s+\S)|[。！？](?=.)", re.DOTALL)
 _NO_END = re.compile(
-    r"(?:\b(?:e\.?g|i\.?e|etc|et al|vs|cf|fig|figs|eq|eqs|sec|tab|no|approx|resp|dr|prof|st|w\.?r\.?t|i\.?i\.?d)|\b[A-Z])\.$",
+    r"(?:\b(?:e\.?g|i\.?e|etc|et al|vs|cf|figs?|eqs?|sec|no|approx|resp|dr|prof|st|w\.?r\.?t|i\.?i\.?d)|\b[A-Z])\.$",
     re.IGNORECASE,
 )
 _LONGEST, _MOST = 20_000, 200
@@ -74,7 +75,7 @@ def features(parts: Sequence[str]) -> list[set[str]]:
     found = []
     for index, sentence in enumerate(parts):
         words = [_word(w) for w in _WORD.findall(sentence[:2000].lower())]
-        have = {f"w:{w}" for w in words} | {f"p:{a} {b}" for a, b in zip(words, words[1:], strict=False)}
+        have = {f"w:{w}" for w in words} | {f"p:{a} {b}" for a, b in pairwise(words)}
         have |= {f"o{n}:{' '.join(words[:n])}" for n in (1, 2, 3) if len(words) >= n}
         have.add(f"place:{int(5 * index / count)}")
         have |= {name for name, true in _facts(sentence, words, index, count) if true}
@@ -120,7 +121,10 @@ def _facts(sentence: str, words: list[str], index: int, count: int) -> list[tupl
         ("number", "0" in words or "0%" in words),
         ("link", "http" in sentence or "github" in sentence.lower()),
         ("we", "we" in words or "our" in words),
-        ("negation", not {"not", "no", "cannot", "fail", "fails", "hardly", "never", "lack", "lacks"}.isdisjoint(words)),
+        (
+            "negation",
+            not {"not", "no", "cannot", "fail", "fails", "hardly", "never", "lack", "lacks"}.isdisjoint(words),
+        ),
         ("contrast", words[:1] in (["however"], ["yet"], ["but"], ["although"], ["while"], ["despite"])),
     ]
 

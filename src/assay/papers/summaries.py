@@ -1,7 +1,7 @@
 """Summaries of papers: TL;DR, motivation, method, result, conclusion, by a language model or from the abstract itself.
 
-Without a model, and wherever a model's answer cannot be used, the summary is extractive: sentences of the abstract, each
-under its role (`assay.papers.roles`), and marked so. Translation needs a model. No entry is ever dropped.
+Without a model, and wherever a model's answer cannot be used, the summary is extractive: sentences of the abstract,
+each under its role (`assay.papers.roles`), and marked so. Translation needs a model. No entry is ever dropped.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, Field
 
@@ -154,13 +154,13 @@ def summarise(
 
 
 def extractive(entry: Entry) -> Entry:
-    """The entry with its abstract's own sentences as summary; the TL;DR is marked and is the first to say what is done."""
+    """The entry with its abstract's own sentences as summary; the TL;DR, marked, is the first to say what is done."""
     parts = roles.sentences(entry.abstract or "")
     by_role: dict[str, list[str]] = {role: [] for role in roles.ROLES}
     for part, role in zip(parts, roles.roles(parts), strict=True):
         by_role[role].append(part)
     first = (by_role["method"] or by_role["result"] or parts or [entry.title or entry.id])[0]
-    texts = {role: " ".join(found) or None for role, found in by_role.items()}
+    texts: dict[str, Any] = {role: " ".join(found) or None for role, found in by_role.items()}
     language = language_of(entry.abstract, entry.title) or "en"
     return replace(entry, tldr=MARK + first, summary_language=language, summary_by=EXTRACTIVE, **texts)
 
@@ -191,7 +191,7 @@ def _schema(languages: Sequence[str]) -> type[Summary]:
 
 
 def _with_answer(entry: Entry, summary: Summary, language: str) -> Entry:
-    texts = {name: getattr(summary, name) for name in SUMMARY_FIELDS}
+    texts: dict[str, Any] = {name: getattr(summary, name) for name in SUMMARY_FIELDS}
     if isinstance(summary, Translation):
         texts |= {"title_zh": summary.title_zh, "abstract_zh": summary.abstract_zh}
     return replace(entry, summary_language=language, summary_by=BY_MODEL, **texts)

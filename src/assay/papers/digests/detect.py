@@ -65,11 +65,13 @@ def _read_text(data: bytes, name: str) -> Digest:
             text = data.decode(errors="replace")
     mark = text.startswith("\ufeff")
     body = text[1:] if mark else text
+    # What stands first tells the format: an abstract may quote the structure of the other one.
+    label = markdown_bilingual.MARK.search(body)
     if jsonl.looks_like(body[:1000]):
         digest = jsonl.read(body, name)
-    elif markdown_toc.looks_like(body):
+    elif markdown_toc.looks_like(body[: label.start()] if label else body):
         digest = markdown_toc.read(body, name)
-    elif markdown_bilingual.looks_like(body):
+    elif label:
         digest = markdown_bilingual.read(body, name)
     else:
         raise InputError(f"{name}: not a digest of a known format ({KNOWN})")

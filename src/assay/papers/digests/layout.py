@@ -63,6 +63,14 @@ def next_filled(lines: Sequence[str], start: int) -> int:
     return start
 
 
+def after_notes(lines: Sequence[str]) -> int:
+    """Index of the first line neither blank nor quoted: a digest may begin with quoted lines on how it was made."""
+    at = next_filled(lines, 0)
+    while at < len(lines) and lines[at].startswith("> "):
+        at = next_filled(lines, at + 1)
+    return at
+
+
 def newline_of(text: str) -> str:
     """The line end of a text when it is the same everywhere, else a line feed."""
     count = text.count("\n")

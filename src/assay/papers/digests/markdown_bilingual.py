@@ -13,7 +13,7 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 from assay.papers.digests.entry import Digest, Entry, link_kind, split_id
-from assay.papers.digests.layout import Pieces, newline_of, next_filled, split_space, write_pieces
+from assay.papers.digests.layout import Pieces, after_notes, newline_of, next_filled, split_space, write_pieces
 
 _LABELS = {
     "heading": "#",
@@ -34,13 +34,15 @@ _LINK = re.compile(r"\[([^\]\n]{0,40})\]\((.*)\)", re.DOTALL)
 _STRUCTURE = re.compile(
     r"(?<=\n)(?=---[ \t\r]*$|" + "|".join(re.escape(_LABELS[k]) for k in _MIDDLE) + ")", re.MULTILINE
 )
+MARK = re.compile(r"^\*\*(?:Title \(ZH\)|Link|Abstract(?: \(ZH\))?)\*\*:", re.MULTILINE)
+"""A label of this format."""
 # A suffix belongs to the name before it: "Martin Luther King, Jr.".
 _SUFFIX = re.compile(r"(?:Jr|Sr|II|III|IV|V|PhD|Ph\.D|MD|M\.D)\.?")
 
 
 def looks_like(text: str) -> bool:
     """Whether a text, or its beginning, is of this format."""
-    return bool(re.search(r"^\*\*(?:Title \(ZH\)|Link|Abstract(?: \(ZH\))?)\*\*:", text, re.MULTILINE))
+    return bool(MARK.search(text))
 
 
 def read(text: str, name: str = "digest") -> Digest:
@@ -118,7 +120,7 @@ class _Reader:
 
     def read(self) -> None:
         lines = self.lines
-        at = next_filled(lines, 0)
+        at = after_notes(lines)
         if self.starts[at]:
             self.digest.layout["head"] = self.text[: self.starts[at]]
         stray = False

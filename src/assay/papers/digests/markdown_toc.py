@@ -14,7 +14,7 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 from assay.papers.digests.entry import Digest, Entry, Section, language_of, link_kind, split_id
-from assay.papers.digests.layout import Pieces, newline_of, next_filled, split_space, write_pieces
+from assay.papers.digests.layout import Pieces, after_notes, newline_of, next_filled, split_space, write_pieces
 
 ANCHOR = "<div id=toc></div>"
 CONTENTS = "# Table of Contents"
@@ -173,7 +173,7 @@ class _Reader:
 
     def read(self) -> None:
         digest, lines = self.digest, self.lines
-        at = next_filled(lines, 0)
+        at = after_notes(lines)
         head, stray = self.text[: self.starts[at]], False
         while at < len(lines):
             after = self._part(at)
