@@ -6,7 +6,9 @@ Every command imports what it needs when it runs.
 from __future__ import annotations
 
 import json
+import os
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +17,7 @@ import typer
 from assay.errors import AssayError, InputError, UnknownName
 
 if TYPE_CHECKING:
-    from assay.papers.digests.entry import Digest
+    from assay.papers.digests.entry import Digest, Entry
     from assay.papers.digests.store import Paper, Store
 
 app = typer.Typer(
@@ -204,6 +206,90 @@ def render(
     write_text(text, out)
 
 
+@app.command()
+def make(
+    category: Category = None,
+    date: Annotated[str, typer.Option(help="Day of first submission (UTC): 2026-02-05, today or yesterday")] = "",
+    since: Annotated[str, typer.Option(help="First day; --until is today when left out")] = "",
+    until: Annotated[str, typer.Option(help="Last day", show_default=False)] = "",
+    include: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Only papers with these words side by side; may be repeated: one must be there", show_default=False
+        ),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="No papers with these words; may be repeated", show_default=False)
+    ] = None,
+    author: Annotated[
+        list[str] | None, typer.Option(help="Only papers of this author; may be repeated", show_default=False)
+    ] = None,
+    like: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Rank by likeness to: an arXiv id, a .bib file or a Zotero export; may be repeated", show_default=False
+        ),
+    ] = None,
+    language: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="en or zh, the summary's first; zh adds title and abstract in Chinese (needs a model)",
+            show_default=False,
+        ),
+    ] = None,
+    form: Annotated[str, typer.Option("--format", help="toc, bilingual, html, rss, jsonl or bibtex")] = "toc",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="File to write, whole or not at all; default: standard output", show_default=False),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=0, help="Most papers, the best ranked; 0: all")] = 0,
+    unseen: Annotated[bool, typer.Option("--unseen", help="Leave out papers that the store holds")] = False,
+    source: Annotated[str, typer.Option(help="auto, rss (today), api (a query) or oai (long spans)")] = "auto",
+    ranking: Annotated[str, typer.Option(help="words (BM25), meaning (extra semantic) or auto")] = "auto",
+    extractive: Annotated[bool, typer.Option("--extractive", help="Ask no language model")] = False,
+) -> None:
+    """Make a digest: fetch from arXiv, drop duplicates, filter, rank, summarise, translate, write.
+
+    Without days: the latest announcement of --category (default cs.CV). A language model writes the summaries where
+    ASSAY_LLM_URL and ASSAY_LLM_MODEL (and ASSAY_LLM_KEY) name one; otherwise they are sentences of the abstract, marked
+    so, and nothing is translated.
+    """
+    from assay import llm
+    from assay.lab.paths import home
+    from assay.llm.cache import Cache
+    from assay.papers import arxiv, making
+
+    if date and (since or until):
+        raise InputError("give either --date or --since and --until")
+    first = arxiv.day_of(date or since, "--date" if date else "--since") if date or since else None
+    last = arxiv.day_of(until, "--until") if until else arxiv.day_of("today", "") if since else first
+    if until and not since:
+        raise InputError("--until needs --since")
+    wanted = making.Wanted(
+        tuple(category or ["cs.CV"]), first, last, tuple(include or ()), tuple(exclude or ()), tuple(author or ()),
+        tuple(like or ()), tuple(language or ["en"]), form, source, ranking, limit,
+    )  # fmt: skip
+    wanted.check()
+    model = None if extractive else llm.from_env(cache=Cache(home() / "llm"))
+    embed = None
+    if like and (ranking == "meaning" or (ranking == "auto" and making.installed_embeddings())):
+        from assay.nn.text import SentenceEncoder
+
+        embed = SentenceEncoder(cache=home() / "embeddings")
+    made = making.make(
+        wanted, arxiv.Arxiv(home() / "arxiv"), model, embed=embed, known=_stored,
+        seen_before=_known if unseen else None, progress=_progress if sys.stderr.isatty() else None,
+    )  # fmt: skip
+    write_text(made.text, out)
+    for note in made.notes:
+        typer.echo(note, err=True)
+    for reason, count in made.report.reasons.most_common(3):
+        typer.echo(f"{count} times: {reason}", err=True)
+    if model is not None:
+        typer.echo(f"language model: {model.usage}", err=True)
+    typer.echo(f"{len(made.entries)} of {made.fetched} papers{f' -> {out}' if out else ''}", err=True)
+
+
 def store_path() -> Path:
     """Where the digests are kept."""
     from assay.lab.paths import home
@@ -220,7 +306,12 @@ def write_text(text: str, out: Path | None) -> None:
         return
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_bytes(data)
+        part = out.with_name(f".{out.name}.{os.getpid()}.part")
+        try:
+            part.write_bytes(data)
+            os.replace(part, out)  # a reader sees the old file or the whole new one
+        finally:
+            part.unlink(missing_ok=True)
     except OSError as error:
         raise AssayError(f"cannot write {out}: {error.strerror or error}") from error
 
@@ -235,6 +326,32 @@ def _read(source: str, day: str) -> Digest:
 
         return detect.read(fetch(source), source, day)
     return detect.read_file(Path(source), day)
+
+
+def _known(keys: Collection[str]) -> set[str]:
+    """Those of the papers that earlier digests held."""
+    from assay.papers.digests.store import Store
+
+    store = Store.reading(store_path())
+    if store is None:
+        return set()
+    with store:
+        return store.known(keys)
+
+
+def _stored(paper: str) -> Entry | None:
+    from assay.papers.digests.store import Store
+
+    store = Store.reading(store_path())
+    if store is None:
+        return None
+    with store:
+        found = store.paper(paper)
+    return found.entry if found else None
+
+
+def _progress(done: int, total: int) -> None:
+    typer.echo(f"\rsummaries: {done} of {total}", err=True, nl=done == total)
 
 
 def _reading() -> Store:
