@@ -182,17 +182,19 @@ def _queries(rng: np.random.Generator) -> list[dict[str, Any]]:
 
 
 def _words(rng: np.random.Generator, count: int) -> list[str]:
-    """Words of a vocabulary of 50,000, half of the text in the common ones."""
-    ranks = np.minimum(rng.zipf(1.35, count), 50000)
-    common = rng.random(count) < 0.5
-    return [
-        COMMON[int(rank) % len(COMMON)] if often else _word(int(rank))
-        for rank, often in zip(ranks, common, strict=True)
-    ]
+    """Words drawn as in a language: that of rank r with a weight of 1 / (r + 2.7) (Zipf, Mandelbrot)."""
+    return [VOCABULARY[rank] for rank in np.searchsorted(_HEIGHTS, rng.random(count) * _HEIGHTS[-1])]
 
 
 def _word(rank: int) -> str:
-    return "".join(SYLLABLES[rank // 16**power % 16] for power in range(4)) if rank > 15 else SYLLABLES[rank] * 2
+    """A made-up word: its rank written in two to four syllables."""
+    if rank < len(COMMON):
+        return COMMON[rank]
+    return "".join(SYLLABLES[rank // 16**place % 16] for place in range(2 + rank % 3))
+
+
+VOCABULARY = [_word(rank) for rank in range(50_000)]
+_HEIGHTS = np.cumsum(1.0 / (np.arange(50_000) + 2.7))
 
 
 def _row(what: str, value: float, unit: str, limit: float) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from assay.papers.digests.entry import Entry
 from assay.papers.digests.render import FORMATS, render, render_digest
 from assay.papers.digests.store import Store
 
+from .generated import CASES
 from .test_feeds import ATOM, LINE, OAI, RDF, RSS
 from .test_markdown import markdown_bilingual, markdown_toc
 
@@ -79,6 +80,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("form", SAMPLES)
+@CASES
 @given(seed=st.integers(0, 2**32), edits=st.integers(1, 8))
 def test_broken_input_raises_only_the_documented_error(form, seed, edits):
     data = _broken(SAMPLES[form].encode(), random.Random(seed), edits)
@@ -98,6 +100,7 @@ def test_broken_input_raises_only_the_documented_error(form, seed, edits):
         assert store.count() == len({entry.key for entry in digest.entries})
 
 
+@CASES
 @given(data=st.binary(max_size=300))
 def test_any_bytes_raise_only_the_documented_error(data):
     try:

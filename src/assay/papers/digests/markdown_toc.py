@@ -371,7 +371,7 @@ def _bare(line: str) -> str:
 
 def _is_authors(line: str) -> bool:
     text = _bare(line)
-    return len(text) >= 2 and text[0] == text[-1] == "*" and (text == "**" or not text.startswith("**"))
+    return len(text) >= 2 and text[0] == text[-1] == "*"
 
 
 def _split_authors(text: str) -> tuple[str, ...]:

@@ -399,11 +399,11 @@ class Store:
     def _ranked(self, query: str, days: tuple[str, str] | str, wanted: list[int] | None) -> Iterator[int]:
         where, values = "", []
         if wanted is not None:
-            where += " AND rowid IN (SELECT value FROM json_each(?))"
+            where += " AND +rowid IN (SELECT value FROM json_each(?))"
             values.append(json.dumps(wanted))
         if days:
             first, last = _span(days)
-            where += " AND rowid IN (SELECT paper FROM places WHERE category = ? AND day >= ? AND day < ?)"
+            where += " AND +rowid IN (SELECT paper FROM places WHERE category = ? AND day >= ? AND day < ?)"
             values += [_ALL, first, last]
         rows = self._db.execute(
             "SELECT number FROM (SELECT rowid AS number, bm25(words, 8.0, 4.0, 1.0, 0.0) AS score FROM words"
