@@ -103,8 +103,8 @@ def noise_posterior(scores: Scores, labels: ArrayLike, *, signal: Signal = "marg
        given class.
     2. One mixture of two Gaussians for each network. With `per_class`, classes of at least 200 samples get their own,
        and in the mixture of the others x is centred by the median of its class.
-    3. p is the posterior of the higher component (see `Mixture.posterior`), or 0 for all where there is no sign of
-       noise: one Gaussian does, or the network agrees with the given label of most samples in the higher component.
+    3. p is the posterior of the higher component (see `Mixture.posterior`), or 0 for all where one Gaussian does. A
+       network that itself gives the given label the highest probability cannot hold it wrong: there p is halved.
 
     In a class with much noise a calibrated network gives right and wrong labels alike a large loss; the margin still
     tells them apart, hence it is the default. Per class, a rare or hard class calls its own tail noise, hence that is
@@ -129,10 +129,9 @@ def noise_posterior(scores: Scores, labels: ArrayLike, *, signal: Signal = "marg
                 continue
             values = _centre(x[rows], y[rows]) if per_class else x[rows]
             mixture = fit_mixture(values)
-            posterior = mixture.posterior(values)
-            upper = posterior > 0.5
-            if mixture.two and upper.any() and contradicts[rows[upper]].mean() > 0.5:
-                p[j, rows] = posterior
+            if mixture.two:
+                posterior = mixture.posterior(values)
+                p[j, rows] = np.where(contradicts[rows], posterior, posterior / 2)
     return p
 
 
@@ -186,13 +185,16 @@ def temporal_prior(p: ArrayLike, labels: ArrayLike, video: ArrayLike, frame: Arr
     return np.clip(new, 0, 1)
 
 
-def suspicion(p: ArrayLike, scores: Scores) -> Array:
-    """A score to rank by, (N,) in [0, 1]: the order of p; equal p in the order of the combined loss.
+def suspicion(p: ArrayLike, scores: Scores, labels: ArrayLike) -> Array:
+    """A score to rank by, (N,) in [0, 1]: the order of p to six digits; equal p in the order of the combined margin.
 
-    Where no noise was found p is 0 for all, and the loss alone orders them.
+    Posteriors crowd at 0 and 1, where further digits say nothing of who is the more suspect; the probability margin
+    does. Where no noise was found p is 0 for all, and the margin alone orders them.
     """
-    keys = (combine(scores.loss.mean(axis=2), scores.out_of_fold), np.asarray(p, dtype=float))
-    rank = np.empty(len(keys[0]))
+    y = _check_labels(scores, labels)
+    margin = np.stack([_signal(scores, y, j, "margin") for j in range(len(scores.prob))])
+    keys = (combine(margin, scores.out_of_fold), np.round(np.asarray(p, dtype=float), 6))
+    rank = np.empty(len(y))
     rank[np.lexsort(keys)] = np.arange(len(rank))
     return rank / max(1, len(rank) - 1)
 
@@ -327,7 +329,7 @@ def review_table(
             f"loss_{j + 1}": scores.loss[j].mean(axis=1),
             f"says_{j + 1}": word[says[j]],
         }
-    order = np.argsort(-suspicion(decision.p, scores), kind="stable")
+    order = np.argsort(-suspicion(decision.p, scores, y), kind="stable")
     return pd.DataFrame(columns).iloc[order].reset_index(drop=True)
 
 

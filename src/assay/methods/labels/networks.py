@@ -255,12 +255,12 @@ def _train(model, inputs, y, weight, track, seed, batch_size, learning_rate, aug
     balance = np.sqrt(len(rows) / (np.count_nonzero(size) * np.maximum(size, 1)))
     optimiser = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=1e-3)
     epochs = len(track.loss)
-    steps = epochs * math.ceil(len(rows) / batch_size)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step / max(1, steps)))
+    batches = math.ceil(len(rows) / min(batch_size, max(16, len(rows) // 8)))  # small sets: eight steps an epoch
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step / (epochs * batches)))
     for epoch in range(epochs):
         model.train()
         shuffled = rows[torch.randperm(len(rows), generator=generator).numpy()]
-        for batch in np.array_split(shuffled, math.ceil(len(shuffled) / batch_size)):
+        for batch in np.array_split(shuffled, batches):
             x = _take(inputs, batch)
             x = augment(x, generator) if augment else x
             logits = model(x.to(device))

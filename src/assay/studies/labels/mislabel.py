@@ -4,9 +4,9 @@ Real images (scikit-learn's handwritten digits) and simulated capsule endoscopy 
 that every detector can be marked. Three cross-fitted networks judge each label; all detectors of a seed use the same
 networks. Detectors are compared by how well they rank wrong labels first, and by a classifier retrained on what they
 leave. The plain single network, which memorises a little, and confident learning on out-of-fold probabilities are the
-opponents; confident learning ranks by the best of three scores (flagged first, then margin), the single loss by the
-best of two windows. These choices, and the framework's own signal (probability margin, one mixture for a network), were
-made on seeds 100 to 102, which the study does not use.
+opponents. Confident learning ranks by the best of three scores (flagged first, then margin; along time, the probability
+of the given label), the single loss by the best of two windows. These choices and the framework's own signal
+(probability margin, one mixture for a network) were made on seeds 100 to 102, which the study does not use.
 
 Choices worth knowing:
 
@@ -21,36 +21,19 @@ Choices worth knowing:
 
 from __future__ import annotations
 
-import csv
 import json
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
 from sklearn.metrics import f1_score, roc_auc_score
-from torch import Tensor, nn
 
-from assay.data.image.contact_sheet import Card, write_contact_sheet
-from assay.data.image.endoscopy import CLASSES, read_galar, read_kvasir_capsule, simulate_videos
-from assay.data.image.folder import (
-    DataError,
-    ImageRows,
-    LabelTable,
-    image_hash,
-    near_duplicates,
-    read_array,
-    read_class_folders,
-    read_label_table,
-    read_labels,
-)
-from assay.data.label_noise import boundary_noise, pair_noise, symmetric_noise
-from assay.errors import InputError, require
+from assay.data.image.folder import DataError
+from assay.errors import InputError
 from assay.lab import Better, Bound, Evidence, Gate, NotWorse, Study
-from assay.methods.labels.confident_learning import find_label_issues, noise_rates, normalized_margin
+from assay.methods.labels.confident_learning import find_label_issues, noise_rates, normalized_margin, self_confidence
 from assay.methods.labels.mislabel import (
     Decision,
     Scores,
@@ -68,12 +51,19 @@ from assay.methods.labels.mislabel import (
 )
 from assay.metrics.calibration import expected_calibration_error
 from assay.metrics.ranking import average_precision, precision_at_k, precision_curve
-from assay.nn.convnet import ConvNet
+from assay.studies.labels._mislabel_apply import (
+    groups_of,
+    read_samples,
+    read_stored,
+    retraining_report,
+    save_model,
+    write_cleaned,
+    write_csv,
+    write_sheet,
+)
+from assay.studies.labels._mislabel_data import Case, add_noise, load, recipe
 
 PAPER = "2602.06938"
-BACKBONE = "facebook/convnextv2-nano-22k-224"  # full scale, unless the data folder holds one as backbone/
-CONFUSED_DIGITS = ((1, 7), (3, 8), (4, 9))
-CONFUSED_FINDINGS = ("angiectasia", "erosion")
 REVIEWED = (5, 10, 20, 30, 40, 50, 75, 100, 125, 150, 175, 200, 250, 300)  # points of the precision curve
 SHOWN = 9
 
@@ -82,23 +72,6 @@ CAPSULE = ("capsule-sym20", "capsule-boundary", "capsule-pair")
 NOISY = (*DIGITS, *CAPSULE)
 CLEAN = ("digits-none", "capsule-none")
 
-
-@dataclass(frozen=True)
-class Size:
-    """How much of everything a scale uses."""
-
-    digits: int
-    videos: int
-    frames: int
-    pixels: int
-    epochs: int
-
-
-SIZES = {
-    "smoke": Size(digits=300, videos=24, frames=12, pixels=24, epochs=3),
-    "pocket": Size(digits=1200, videos=90, frames=14, pixels=40, epochs=12),
-    "full": Size(digits=1200, videos=0, frames=0, pixels=224, epochs=12),
-}
 
 study = Study(
     paper=PAPER,
@@ -199,204 +172,6 @@ study = Study(
 )
 
 
-@dataclass
-class Case:
-    """One condition of one seed: samples with given and true labels, and what the networks say of them.
-
-    Attributes:
-        inputs, test_inputs: tensors, or rows read from files.
-        given, true: (N,) labels; test: (M,) true labels of the test samples.
-        groups: (N,); video, frame: (N,) or None for still images.
-        normal: class that is no finding, or None.
-    """
-
-    kind: str
-    inputs: Any
-    test_inputs: Any
-    given: np.ndarray
-    true: np.ndarray
-    test: np.ndarray
-    groups: np.ndarray
-    classes: tuple[str, ...]
-    video: np.ndarray | None = None
-    frame: np.ndarray | None = None
-    normal: int | None = None
-    scores: Scores | None = None
-    plain: np.ndarray | None = None  # test probabilities of the network trained on the given labels
-    plain_loss: np.ndarray | None = None  # its training losses, (epochs, N)
-
-    @property
-    def wrong(self) -> np.ndarray:
-        return self.given != self.true
-
-
-def load(kind: str, seed: int, scale: str, data: Path | None = None) -> Case:
-    """Samples with true labels: `"digits"` or `"capsule"` (from files at full scale)."""
-    size = SIZES[scale]
-    rng = np.random.default_rng([seed, 1])
-    if kind == "digits":
-        digits = load_digits()
-        order = rng.permutation(len(digits.target))
-        images = torch.tensor(digits.images[order, None] / 16, dtype=torch.float32)
-        labels = digits.target[order].astype(np.int64)
-        n = size.digits
-        names = tuple(str(c) for c in range(10))
-        return Case(kind, images[:n], images[n:], labels[:n], labels[:n], labels[n:], np.arange(n), names)
-    if scale == "full":
-        return _load_release(seed, size, data)
-    train, test = (
-        simulate_videos(size.videos, rng, frames=size.frames, size=size.pixels, abnormal=0.3) for _ in range(2)
-    )
-    inputs, held = normalise(torch.from_numpy(train.images)), normalise(torch.from_numpy(test.images))
-    y = train.labels
-    return Case(kind, inputs, held, y, y, test.labels, train.video, CLASSES, train.video, train.frame, normal=0)
-
-
-def _load_release(seed: int, size: Size, data: Path | None) -> Case:
-    """Kvasir-Capsule or Galar in its official layout, a third of the videos held out."""
-    if data is None:
-        raise InputError(
-            "full scale needs --data FOLDER with Kvasir-Capsule (labelled_images/) or Galar (Frames/, Labels/)"
-        )
-    try:
-        table = read_galar(data, every=10) if (data / "Labels").is_dir() else read_kvasir_capsule(data)
-    except DataError as error:
-        raise InputError(str(error)) from None
-    fold = group_folds(table.group, 3, seed, table.labels)
-    train, test = np.nonzero(fold != 0)[0], np.nonzero(fold == 0)[0]
-    images = NormalisedRows(ImageRows(table, size.pixels))
-    y = table.labels
-    return Case(
-        "release",
-        torch.utils.data.Subset(images, train.tolist()),
-        torch.utils.data.Subset(images, test.tolist()),
-        y[train],
-        y[train],
-        y[test],
-        table.group[train],
-        table.classes,
-        table.video[train],
-        table.frame[train],
-        normal=next((i for i, name in enumerate(table.classes) if name.lower().startswith("normal")), None),
-    )
-
-
-def add_noise(case: Case, noise: str, seed: int) -> Case:
-    """The same samples with some labels wrong."""
-    rng = np.random.default_rng([seed, 2])
-    y = case.true
-    if noise.startswith("sym"):
-        given = symmetric_noise(y, int(noise[3:]) / 100, len(case.classes), rng)
-    elif noise == "pair":
-        given = pair_noise(y, _pairs(case), 0.3, rng)
-    elif noise == "boundary":
-        given = boundary_noise(y, case.video, case.frame, 0.5, rng)
-    else:
-        given = y.copy()
-    return replace(case, given=given)
-
-
-def _pairs(case: Case) -> list[tuple[int, int]]:
-    if case.kind == "digits":
-        return list(CONFUSED_DIGITS)
-    lower = [name.lower() for name in case.classes]
-    wanted = CONFUSED_FINDINGS if all(name in lower for name in CONFUSED_FINDINGS) else lower[:2]
-    return [(lower.index(wanted[0]), lower.index(wanted[1]))]
-
-
-def normalise(images: Tensor) -> Tensor:
-    """Each image to mean 0 in every channel and standard deviation 1: (B, C, H, W) or (C, H, W).
-
-    Mucosa differs more between patients than findings differ from mucosa.
-    """
-    spread = images.std(dim=(-3, -2, -1), keepdim=True).clamp_min(1e-4)
-    normal = (images - images.mean(dim=(-2, -1), keepdim=True)) / spread
-    return normal.contiguous(memory_format=torch.channels_last) if normal.ndim == 4 else normal
-
-
-class NormalisedRows(torch.utils.data.Dataset):
-    """Rows of images, each normalised as it is read."""
-
-    def __init__(self, images: ImageRows) -> None:
-        self.images = images
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, row: int) -> Tensor:
-        return normalise(self.images[row])
-
-
-def shift(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image moved by up to one pixel either way."""
-    side = images.shape[-1]
-    padded = nn.functional.pad(images, (1, 1, 1, 1))
-    at = torch.randint(0, 3, (2, len(images)), generator=generator).tolist()
-    return torch.stack([x[:, i : i + side, j : j + side] for x, i, j in zip(padded, *at, strict=True)])
-
-
-def turn(images: Tensor, generator: torch.Generator) -> Tensor:
-    """A quarter turn of the whole batch, a mirror image of half of it, contrast within 10 %."""
-    quarter = int(torch.randint(0, 4, (1,), generator=generator))
-    turned = torch.rot90(images, quarter, (2, 3))
-    mirror = torch.rand(len(images), generator=generator) < 0.5
-    turned = torch.where(mirror[:, None, None, None], turned.flip(3), turned)
-    return turned * (0.9 + 0.2 * torch.rand(len(images), 1, 1, 1, generator=generator))
-
-
-def recipe(case: Case, scale: str, device: str, data: Path | None = None) -> dict[str, Any]:
-    """How a network is built and trained for a case; the same for every arm."""
-    classes, epochs = len(case.classes), SIZES[scale].epochs
-    if case.kind == "release":
-        local = data / "backbone" if data is not None and (data / "backbone").is_dir() else BACKBONE
-        make = lambda: pretrained(str(local), classes)  # noqa: E731
-        return {
-            "make_model": make,
-            "epochs": 4,
-            "learning_rate": 1e-4,
-            "batch_size": 32,
-            "augment": turn,
-            "device": device,
-        }
-    if case.kind == "digits":
-        return {"make_model": lambda: ConvNet(1, classes), "epochs": epochs, "augment": shift, "device": device}
-    return {"make_model": lambda: small_net(3, classes), "epochs": epochs, "augment": turn, "device": device}
-
-
-def small_net(channels: int, classes: int) -> nn.Module:
-    """The classifier of small frames: a finding is small, so the maps are pooled by maximum."""
-    net = ConvNet(channels, classes, stem_stride=2, pool="max")
-    return net.to(memory_format=torch.channels_last)
-
-
-class _Logits(nn.Module):
-    """A transformers classifier as a module that returns logits."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.network(pixel_values=images).logits
-
-
-def pretrained(name: str, classes: int) -> nn.Module:
-    """A Hugging Face image classifier by id or local folder, with a new head; weights from safetensors only.
-
-    Raises:
-        InputError: no such model, or one without safetensors weights.
-    """
-    transformers = require("transformers", "labels")
-    try:
-        network = transformers.AutoModelForImageClassification.from_pretrained(
-            name, num_labels=classes, ignore_mismatched_sizes=True, use_safetensors=True, trust_remote_code=False
-        )
-    except (OSError, ValueError) as error:
-        line = str(error).strip().splitlines()[0]
-        raise InputError(f"{name}: not an image classifier of Hugging Face with safetensors weights ({line})") from None
-    return _Logits(network)
-
-
 @study.prepare
 def prepare(seed: int, scale: str, device: str = "cpu", data: Path | None = None) -> dict[str, Case]:
     """For every condition: labels with noise, the three networks' scores, and the plain network."""
@@ -491,11 +266,14 @@ def detect(arm: str, case: Case) -> tuple[np.ndarray | None, np.ndarray | None]:
     s, y = case.scores, case.given
     if arm in FRAMEWORKS:
         decision = framework(case, **FRAMEWORKS[arm])
-        return suspicion(decision.p, s), decision.suspect
+        return suspicion(decision.p, s, y), decision.suspect
     if arm.startswith("confident-learning"):
         flagged = find_label_issues(s.held_out, y)
-        score = (flagged + 1 - normalized_margin(s.held_out, y)) / 2
-        return (temporal_prior(score, y, case.video, case.frame) if arm.endswith("temporal") else score), flagged
+        if arm.endswith("temporal"):
+            score = temporal_prior(1 - self_confidence(s.held_out, y), y, case.video, case.frame)
+        else:
+            score = flagged + 1 - normalized_margin(s.held_out, y)
+        return score, flagged
     if arm == "single-loss":
         return case.plain_loss[-3:].mean(axis=0), None
     if arm == "aum":
@@ -614,20 +392,6 @@ def _draw_suspects(strips: Any, evidence: Evidence) -> None:
                 spine.set(color="C3" if given == true else "0.8", linewidth=3 if given == true else 1)
 
 
-@dataclass
-class Samples:
-    """A user's samples: what they are, and what a network is fed."""
-
-    table: LabelTable
-    inputs: Any
-    images: ImageRows | None
-    make_model: Any
-    learning_rate: float = 3e-3
-    augment: Any = None
-    backbone: str = ""
-    warnings: tuple[str, ...] = ()
-
-
 @study.apply
 def apply(
     dataset: Path,
@@ -674,12 +438,12 @@ def apply(
     try:
         if probabilities is not None:
             samples, scores = None, None
-            table, scores = _stored(dataset, probabilities)
+            table, scores = read_stored(dataset, probabilities)
             warnings: tuple[str, ...] = ()
         else:
-            samples = _samples(dataset, features, model, size)
+            samples = read_samples(dataset, features, model, size)
             table, warnings = samples.table, samples.warnings
-            groups, warnings = _groups(samples, group_by)
+            groups, warnings = groups_of(samples, group_by)
             how = {
                 "make_model": samples.make_model,
                 "epochs": epochs,
@@ -705,12 +469,12 @@ def apply(
     decision = decide(each, scores, table.labels, p=p, policy=policy)
     out.mkdir(parents=True)
     listed = review_table(scores, table.labels, each, decision, classes=list(table.classes), names=list(table.names))
-    _write_csv(out / "suspects.csv", list(listed.columns), listed.head(top).itertuples(index=False, name=None))
-    _write_cleaned(out / "cleaned.csv", table, decision)
+    write_csv(out / "suspects.csv", list(listed.columns), listed.head(top).itertuples(index=False, name=None))
+    write_cleaned(out / "cleaned.csv", table, decision)
     rates = noise_rates(scores.held_out, table.labels)
     rows = ([name, *(f"{rate:.4f}" for rate in row)] for name, row in zip(table.classes, rates, strict=True))
-    _write_csv(out / "noise_rates.csv", ["given", *table.classes], rows)
-    _write_sheet(out / "contact_sheet.html", table, listed.head(top), samples.images if samples else None, decision)
+    write_csv(out / "noise_rates.csv", ["given", *table.classes], rows)
+    write_sheet(out / "contact_sheet.html", table, listed.head(top), samples.images if samples else None, decision)
     report: dict[str, Any] = {
         "samples": len(table),
         "suspects": int(decision.suspect.sum()),
@@ -725,209 +489,13 @@ def apply(
     }
     if samples is not None:
         proposed = decide(each, scores, table.labels, p=p, policy="correct+filter" if policy == "review" else policy)
-        report["retraining"] = _retrain(samples, scores, proposed, fold, how)
+        report["retraining"] = retraining_report(samples, scores, proposed, fold, how)
         rows_kept, labels, weight = clean(table.labels, proposed if policy != "review" else decision)
         full = np.zeros(len(table))
         full[rows_kept] = weight
         target = table.labels.copy()
         target[rows_kept] = labels
         final, _ = fit_one(inputs=samples.inputs, labels=target, weight=full, **how)
-        _save_model(out / "model", final, samples, size)
+        save_model(out / "model", final, samples, size)
     (out / "report.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
     return {key: report[key] for key in ("samples", "suspects", "estimated_noise", "class_swaps", "warnings")}
-
-
-def _stored(labels: Path, probabilities: Path) -> tuple[LabelTable, Scores]:
-    """Labels and scores of a user's own model."""
-    prob = read_array(probabilities, "classes")
-    table = read_labels(labels, len(prob))
-    if prob.shape[1] != len(table.classes):
-        raise DataError(
-            f"{probabilities}: {prob.shape[1]} columns, but {labels.name} names {len(table.classes)} classes "
-            f"({', '.join(table.classes[:8])}{', ...' if len(table.classes) > 8 else ''}); "
-            "expected one column per class, sorted by name"
-        )
-    try:
-        return table, Scores.from_probabilities(prob, table.labels)
-    except ValueError as error:
-        raise DataError(f"{probabilities}: {error}") from None
-
-
-def _samples(dataset: Path, features: Path | None, model: str, size: int) -> Samples:
-    """Images of a folder or CSV, or rows of features."""
-    if features is not None:
-        if model:
-            raise InputError("--model is for images; features get a linear classifier")
-        matrix = read_array(features)
-        table = read_labels(dataset, len(matrix))
-        centred = (matrix - matrix.mean(axis=0)) / np.maximum(matrix.std(axis=0), 1e-6)
-        classes, width = len(table.classes), matrix.shape[1]
-        return Samples(table, torch.from_numpy(centred), None, lambda: nn.Linear(width, classes), learning_rate=1e-2)
-    if not dataset.exists():
-        raise InputError(f"{dataset}: no such file or folder; expected class folders or a CSV with path,label")
-    table = read_class_folders(dataset) if dataset.is_dir() else read_label_table(dataset)
-    make, rate = _model(model, len(table.classes))
-    images = ImageRows(table, size)
-    small = len(table) * size**2 <= 50_000_000
-    inputs = normalise(images.stacked()) if small else NormalisedRows(images)
-    return Samples(table, inputs, images, make, rate, _mirror, model)
-
-
-def _mirror(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Half of the images mirrored, moved by up to two pixels."""
-    mirrored = torch.where(
-        (torch.rand(len(images), generator=generator) < 0.5)[:, None, None, None], images.flip(3), images
-    )
-    dy, dx = torch.randint(-2, 3, (2,), generator=generator).tolist()
-    return torch.roll(mirrored, (dy, dx), dims=(2, 3))
-
-
-def _groups(samples: Samples, group_by: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Group of each sample, and what the user should know about it."""
-    table, warnings = samples.table, list(samples.warnings)
-    chosen = {"group": table.group, "video": table.video}
-    if group_by in chosen:
-        if chosen[group_by] is None:
-            raise InputError(f"--group-by {group_by}: the CSV has no column {group_by!r}")
-        return chosen[group_by], tuple(warnings)
-    if group_by == "auto" and table.group is not None:
-        return table.group, tuple(warnings)
-    alone = np.arange(len(table))
-    if samples.images is None:
-        return alone, tuple(warnings)
-    alike = near_duplicates([image_hash(load.numpy()) for load in (samples.images[i] for i in range(len(table)))])
-    copies = sum(len(rows) for rows in alike)
-    if copies:
-        warnings.append(
-            f"{copies} images are nearly equal to another and no groups are given; if they are frames of videos, add a "
-            "column video to a CSV and use --group-by video, or wrong labels will hide behind their neighbours"
-        )
-    if group_by == "auto":
-        for rows in alike:
-            alone[rows] = rows[0]
-    return alone, tuple(warnings)
-
-
-def _retrain(
-    samples: Samples, scores: Scores, proposed: Decision, fold: np.ndarray, how: dict[str, Any]
-) -> dict[str, Any]:
-    """Cross-validated accuracy on undoubted labels, of networks trained on the labels before and after cleaning."""
-    y, judged = samples.table.labels, ~proposed.suspect
-    after = np.empty((len(y), scores.prob.shape[2]))
-    for f in np.unique(fold):
-        weight = proposed.weight * (fold != f)
-        network, _ = fit_one(
-            inputs=samples.inputs, labels=proposed.new_label, weight=weight, **{**how, "seed": how["seed"] + 1 + int(f)}
-        )
-        rows = np.nonzero(fold == f)[0]
-        held = (
-            samples.inputs[torch.as_tensor(rows)]
-            if isinstance(samples.inputs, Tensor)
-            else torch.utils.data.Subset(samples.inputs, rows.tolist())
-        )
-        after[rows] = predict(network, held, device=how["device"])
-    return {
-        "judged_on": int(judged.sum()),
-        "note": "accuracy on samples whose label is not suspect, by networks that did not train on them",
-        "accuracy_before": float((scores.held_out.argmax(axis=1) == y)[judged].mean()),
-        "accuracy_after": float((after.argmax(axis=1) == y)[judged].mean()),
-    }
-
-
-def _model(name: str, classes: int) -> tuple[Any, float]:
-    """How to build the classifier, and its learning rate."""
-    if not name:
-        return (lambda: small_net(3, classes)), 3e-3
-    config = Path(name) / "config.json"
-    try:
-        own = config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("paper") == PAPER
-    except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f"{config}: not a model configuration ({error})") from None
-    if not own:
-        return (lambda: pretrained(name, classes)), 1e-4
-    from safetensors.torch import load_file
-
-    try:
-        weights = load_file(Path(name) / "model.safetensors")
-    except Exception as error:  # the library raises its own kind, and OSError
-        raise InputError(f"{name}: no usable model.safetensors ({error})") from None
-
-    def make() -> nn.Module:
-        network = small_net(3, classes)
-        fitting = {
-            k: v for k, v in weights.items() if k in network.state_dict() and v.shape == network.state_dict()[k].shape
-        }
-        network.load_state_dict({**network.state_dict(), **fitting})
-        return network
-
-    return make, 1e-3
-
-
-def _save_model(folder: Path, network: nn.Module, samples: Samples, size: int) -> None:
-    """Weights as safetensors with a config.json, or a Hugging Face folder."""
-    from assay import __version__
-
-    folder.mkdir()
-    if isinstance(network, _Logits):
-        network.network.config.id2label = dict(enumerate(samples.table.classes))
-        network.network.config.label2id = {name: i for i, name in enumerate(samples.table.classes)}
-        network.network.save_pretrained(folder)
-        return
-    from safetensors.torch import save_file
-
-    save_file({name: value.contiguous() for name, value in network.state_dict().items()}, folder / "model.safetensors")
-    config = {
-        "paper": PAPER,
-        "version": __version__,
-        "architecture": "linear" if isinstance(network, nn.Linear) else "ConvNet",
-        "classes": list(samples.table.classes),
-        "size": size,
-        "input": "each image to mean 0 a channel and standard deviation 1"
-        if samples.images
-        else "standardised features",
-    }
-    (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
-
-
-def _write_csv(file: Path, header: list[str], rows: Any) -> None:
-    with file.open("w", newline="", encoding="utf-8") as handle:
-        writer = csv.writer(handle)
-        writer.writerow(header)
-        writer.writerows([f"{v:.6g}" if isinstance(v, float) else v for v in row] for row in rows)
-
-
-def _write_cleaned(file: Path, table: LabelTable, decision: Decision) -> None:
-    """Rows that stay, with the columns they came with; readable by `apply` again when they were images."""
-    keep, labels, weight = clean(table.labels, decision)
-    extra = {name: column for name in ("group", "video", "frame") if (column := getattr(table, name)) is not None}
-    header = ["path", "label", *extra, "given", "suspect", "p", "weight"]
-    rows = (
-        [
-            table.names[i],
-            table.classes[c],
-            *(column[i] for column in extra.values()),
-            table.classes[table.labels[i]],
-            int(decision.suspect[i]),
-            float(decision.p[i]),
-            float(w),
-        ]
-        for i, c, w in zip(keep, labels, weight, strict=True)
-    )
-    _write_csv(file, header, rows)
-
-
-def _write_sheet(file: Path, table: LabelTable, listed: Any, images: ImageRows | None, decision: Decision) -> None:
-    cards = (
-        Card(
-            image=None if images is None else images[row.row].numpy(),
-            title=f"{row.given} → {row.suggestion}" if row.suggestion != row.given else row.given,
-            lines=(row.name, f"p(wrong) = {row.p:.2f}, {row.networks} networks doubt it"),
-            bar=row.p,
-        )
-        for row in listed.itertuples(index=False)
-    )
-    text = (
-        f"{int(decision.suspect.sum())} of {len(table)} labels are suspect. "
-        f"Shown are the {len(listed)} most suspect, given → suggested."
-    )
-    write_contact_sheet(file, "Labels to look at", text, cards)
