@@ -49,7 +49,9 @@ def fit(groups: list[list[Labelled]], strength: float, trust: float) -> dict:
         "bias": [round(float(x), 3) for x in model.intercept_],
         "weights": {name: [round(float(x), 3) for x in model.coef_[:, i]] for name, i in names.items()},
         "start": [round(float(trust * x), 3) for x in np.log(start / start.sum()) - prior],
-        "step": [[round(float(trust * x), 3) for x in row - prior] for row in np.log(step / step.sum(1, keepdims=True))],
+        "step": [
+            [round(float(trust * x), 3) for x in row - prior] for row in np.log(step / step.sum(1, keepdims=True))
+        ],
     }
 
 
@@ -91,7 +93,9 @@ def main() -> None:
     if "--check" not in sys.argv:
         lines = [f"{json.dumps(name)}: {json.dumps(row)}" for name, row in weights.pop("weights").items()]
         head = json.dumps(weights)[:-1]
-        (roles.DATA / "roles.json").write_text(head + ', "weights": {\n' + ",\n".join(lines) + "\n}}\n", encoding="utf-8")
+        (roles.DATA / "roles.json").write_text(
+            head + ', "weights": {\n' + ",\n".join(lines) + "\n}}\n", encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":
