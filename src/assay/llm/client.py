@@ -156,22 +156,26 @@ class _Secrets:
 
 
 class _Redactor(logging.Filter):
-    def __init__(self, secrets: _Secrets) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._secrets = secrets
+        self.secrets: set[str] = set()
 
     def filter(self, record: logging.LogRecord) -> bool:
         message = record.getMessage()
-        if any(secret in message for secret in self._secrets.values):
-            record.msg, record.args = redact(message, self._secrets.values), ()
+        if any(secret in message for secret in self.secrets):
+            record.msg, record.args = redact(message, self.secrets), ()
         return True
+
+
+_REDACTOR = _Redactor()
 
 
 def _keep_out_of_logs(secrets: _Secrets) -> None:
     """A server may echo the key in its headers, which the HTTP library writes to its debug log."""
     if secrets.values:
         for name in _LOGGERS:
-            logging.getLogger(name).addFilter(_Redactor(secrets))
+            logging.getLogger(name).addFilter(_REDACTOR)
+        _REDACTOR.secrets.update(secrets.values)
 
 
 def _endpoint(url: str) -> tuple[str, str, str]:
