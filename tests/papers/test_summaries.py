@@ -108,6 +108,14 @@ def test_a_model_that_is_mended_by_one_more_question():
     assert set(turn.values()) == {2}
 
 
+def test_a_model_is_not_asked_about_a_title_alone():
+    with serve(lambda body: Sent(completion(json.dumps(GOOD)))) as stub:
+        found, report = summarise([Entry(id="1", title="Only a title"), ENTRIES[0]], Client(stub.url, "m"))
+        assert len(stub.seen) == 1
+    assert [entry.summary_by for entry in found] == ["extractive", "model"]
+    assert "there was no abstract" in report.notes()[0]
+
+
 def test_hostile_answers_are_cleaned():
     answer = dict.fromkeys(GOOD, f"<script>alert(1)</script>\u202e\x00{'y' * 9000}")
     summary = Summary.model_validate(answer)

@@ -106,7 +106,8 @@ class Report:
         elif self.extractive:
             count, total = self.extractive, self.extractive + self.by_model
             found.append(
-                f"{count} of {total} summaries are extractive, as the language model gave none that could be used."
+                f"{count} of {total} summaries are extractive: there was no abstract, or no answer of the language model"
+                " that could be used."
             )
         missing = self.by_model + self.extractive - self.translated
         if self.wanted_translation and missing:
@@ -133,14 +134,19 @@ def summarise(
     """
     check_languages(languages)
     report = Report(asked=model is not None, wanted_translation="zh" in languages)
-    answers: Sequence[Answer[Summary] | AssayError | None] = [None] * len(entries)
+    answers: dict[int, Answer[Summary] | AssayError] = {}
     if model is not None:
         schema = _schema(languages)
         most = 4000 if report.wanted_translation else 1200
-        conversations = [prompt(entry, languages) for entry in entries]
-        answers = model.chat_many(conversations, schema, max_tokens=most, progress=progress)
+        told = [
+            i for i, entry in enumerate(entries) if entry.abstract
+        ]  # of a title alone a model would invent the rest
+        conversations = [prompt(entries[i], languages) for i in told]
+        found = model.chat_many(conversations, schema, max_tokens=most, progress=progress)
+        answers = dict(zip(told, found, strict=True))
     made = []
-    for entry, answer in zip(entries, answers, strict=True):
+    for i, entry in enumerate(entries):
+        answer = answers.get(i)
         if isinstance(answer, Answer):
             made.append(_with_answer(entry, answer.parsed, languages[0]))
             report.by_model += 1
