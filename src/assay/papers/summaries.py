@@ -106,8 +106,8 @@ class Report:
         elif self.extractive:
             count, total = self.extractive, self.extractive + self.by_model
             found.append(
-                f"{count} of {total} summaries are extractive: there was no abstract, or no answer of the language model"
-                " that could be used."
+                f"{count} of {total} summaries are extractive: there was no abstract, or no answer of the language"
+                " model that could be used."
             )
         missing = self.by_model + self.extractive - self.translated
         if self.wanted_translation and missing:
