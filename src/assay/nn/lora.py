@@ -35,7 +35,7 @@ class LoRA(nn.Module):
         nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
 
     def forward(self, x: Tensor) -> Tensor:
-        change = F.linear(F.linear(x, self.down), self.up)
+        change = F.linear(F.linear(x, self.down.to(x.dtype)), self.up.to(x.dtype))  # weights may be kept in float32
         return change if self.scale == 1 else self.scale * change
 
     def matrix(self) -> Tensor:
