@@ -302,7 +302,7 @@ def new(
 
 @app.command()
 def serve(
-    port: Annotated[int, typer.Option(help="Port")] = 8117,
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one", min=0, max=65535)] = 8117,
     host: Annotated[
         str, typer.Option(help="Address to bind to; others than this machine's must be named")
     ] = "127.0.0.1",
@@ -313,10 +313,21 @@ def serve(
 
     uvicorn = require("uvicorn", "web")
     require("fastapi", "web")
+    import socket
+
     from assay.web.app import create_app
 
-    typer.echo(f"http://{host}:{port}/  (Ctrl-C ends it)")
-    uvicorn.run(create_app(home() / "digests.sqlite"), host=host, port=port, log_level="warning", access_log=False)
+    try:
+        listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except (OSError, OverflowError) as error:
+        raise AssayError(f"cannot listen on port {port} of {host} ({error}); --port and --host name others") from error
+    shown = f"[{host}]" if ":" in host else host
+    typer.echo(f"http://{shown}:{listening.getsockname()[1]}/  (Ctrl-C ends it)")
+    config = uvicorn.Config(
+        create_app(home() / "digests.sqlite"), log_level="warning", access_log=False, timeout_graceful_shutdown=3
+    )
+    with listening:
+        uvicorn.Server(config).run(sockets=[listening])
 
 
 site = typer.Typer(help="The pages as a static site.", no_args_is_help=True, rich_markup_mode=None)
@@ -334,10 +345,7 @@ def build_site(
     figures: Annotated[bool, typer.Option(help="Draw the studies' figures")] = True,
 ) -> None:
     """Write the pages of digests and evidence as files."""
-    from assay.errors import require
     from assay.lab.paths import home
-
-    require("fastapi", "web")
     from assay.web.site import build
 
     typer.echo(f"{build(home() / 'digests.sqlite', out, with_figures=figures)} pages in {out}")

@@ -1,15 +1,18 @@
-"""Pictures drawn as SVG by hand: a forest plot of claims, and topics over days."""
+"""Pictures drawn as SVG by hand: strips of a forest plot, all claims at a glance, and bars over days."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from assay.lab.tables import interval
 
-WIDTH, LEFT, RIGHT, ROW = 760, 330, 150, 26
+STRIP = 240
+"""Width of a strip; it is drawn on a scale from -1 to 1."""
+_NUMBER = re.compile(r"[-−]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
 
 
 @dataclass(frozen=True)
@@ -17,95 +20,83 @@ class Effect:
     """A claim's effect on a scale that all claims share.
 
     `place`, `low`, `high` lie in -1 .. 1: the share by which the figure passes (right) or misses (left) its limit,
-    |x| / (1 + |x|) of the relative difference, so that a tenth and a thousandfold both stay on the page.
+    |x| / (1 + |x|) of the relative difference, so that a tenth and a thousandfold both stay on the page. None: the
+    effect could not be measured.
     """
 
-    paper: str
-    name: str
-    sentence: str
-    outcome: str
+    verdict: Mapping[str, Any]
     words: str
-    place: float
-    low: float
-    high: float
+    place: float | None
+    low: float = 0.0
+    high: float = 0.0
+
+    @property
+    def control(self) -> str:
+        """For a negative control: whether it held."""
+        return str(self.verdict.get("control") or "")
+
+    @property
+    def x(self) -> float:
+        return _x(self.place or 0.0)
+
+    @property
+    def left(self) -> float:
+        return _x(self.low)
+
+    @property
+    def right(self) -> float:
+        return _x(self.high)
 
 
-def effects(claims: Sequence[tuple[Any, Any, Mapping[str, Any]]]) -> list[Effect]:
-    """Claims whose effect could be measured, as effects."""
+def effect(verdict: Mapping[str, Any]) -> Effect:
+    """A judged claim as an effect."""
+    place, low, high = (_place(verdict, verdict[key]) for key in ("estimate", "low", "high"))
+    if place is None:
+        return Effect(verdict, interval(verdict), None)
+    ends = [place, *(end for end in (low, high) if end is not None)]
+    if verdict["kind"] == "same" and None not in (low, high) and verdict["low"] < 0 < verdict["high"]:
+        ends.append(_place(verdict, 0.0) or 0.0)  # the nearest to equal lies within the interval
+    return Effect(verdict, interval(verdict), place, min(ends), max(ends))
+
+
+def ticks() -> list[tuple[float, str]]:
+    """Where the scale of the strips is marked, and with what words."""
+    marks = ((-1, "−100 %"), (-0.1, ""), (0, "limit"), (0.1, ""), (1, "+100 %"))
+    return [(_x(_squash(value)), label) for value, label in marks]
+
+
+def glance(effects: Iterable[Effect]) -> dict[str, Any]:
+    """All measured effects, one thin line each, from the furthest missed to the furthest passed."""
+    found = sorted((e for e in effects if e.place is not None), key=lambda e: e.place or 0.0)
+    step = max(3.0, min(12.0, 240 / max(1, len(found))))
+    rows = [(row, round(8 + step * (i + 0.5), 1)) for i, row in enumerate(found)]
+    return {"rows": rows, "height": round(16 + step * len(found), 1), "step": step}
+
+
+def bars(counts: Sequence[int], most: int, width: int = 300, height: int = 28) -> list[dict[str, float | int]]:
+    """Bars of counts beside each other, as rectangles."""
+    step = width / max(1, len(counts))
+    thick = min(step - min(2.0, step / 4), 28.0)
     found = []
-    for card, _, verdict in claims:
-        places = [_place(verdict, verdict[key]) for key in ("estimate", "low", "high")]
-        if places[0] is None:
-            continue
-        place = places[0]
-        low, high = (place if p is None else p for p in places[1:])
-        found.append(
-            Effect(
-                card.id,
-                f"{card.file} {verdict['name']}",
-                verdict["sentence"],
-                verdict["outcome"],
-                interval(verdict),
-                place,
-                min(low, high),
-                max(low, high),
-            )
-        )
+    for place, count in enumerate(counts):
+        tall = max(1.5, height * count / max(1, most)) if count else 0.0
+        box = {"x": round(step * place, 1), "y": round(height - tall, 1), "w": round(thick, 1), "h": round(tall, 1)}
+        found.append({**box, "count": count, "place": place})
+    return [bar for bar in found if bar["count"]]
+
+
+def shares(counts: Sequence[int], width: int = 120) -> list[tuple[float, float]]:
+    """Parts of one bar: where each begins and how wide it is."""
+    total = sum(counts) or 1
+    found, at = [], 0.0
+    for count in counts:
+        found.append((round(at, 1), round(width * count / total, 1)))
+        at += width * count / total
     return found
 
 
-def forest(rows: Sequence[Effect]) -> dict[str, Any]:
-    """Coordinates of a forest plot for the template."""
-    span = WIDTH - LEFT - RIGHT
-    middle = LEFT + span / 2
-
-    def x(value: float) -> float:
-        return round(middle + value * span / 2, 1)
-
-    lines = [
-        {"effect": row, "y": 30 + ROW * i, "x": x(row.place), "low": x(row.low), "high": x(row.high)}
-        for i, row in enumerate(rows)
-    ]
-    ticks = [
-        (x(_squash(value)), label)
-        for value, label in ((-1, "-100 %"), (-0.1, "-10 %"), (0, "limit"), (0.1, "+10 %"), (1, "+100 %"))
-    ]
-    return {
-        "rows": lines,
-        "width": WIDTH,
-        "height": 50 + ROW * len(rows),
-        "ticks": ticks,
-        "zero": x(0),
-        "right": WIDTH - RIGHT,
-    }
-
-
-def trend(days: Sequence[str], counts: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-    """Coordinates of small bars per topic over days for the template."""
-    most = max((max(values) for values in counts.values() if values), default=1) or 1
-    bar = max(6, min(40, 520 // max(1, len(days))))
-    rows = []
-    for i, (topic, values) in enumerate(counts.items()):
-        base = 30 + 34 * i + 24
-        bars = [
-            {
-                "x": 190 + bar * j,
-                "y": base - round(22 * value / most, 1),
-                "height": round(22 * value / most, 1),
-                "words": f"{topic}, {day}: {value}",
-            }
-            for j, (day, value) in enumerate(zip(days, values, strict=True))
-            if value
-        ]
-        rows.append({"topic": topic, "y": base, "bars": bars, "total": sum(values)})
-    marks = [{"x": 190 + bar * j, "day": day} for j, day in enumerate(days) if j % max(1, len(days) // 6) == 0]
-    return {
-        "rows": rows,
-        "marks": marks,
-        "width": 190 + bar * max(1, len(days)) + 60,
-        "height": 50 + 34 * len(rows),
-        "bar": bar - 1,
-    }
+def _x(place: float) -> float:
+    return round(STRIP / 2 + place * (STRIP / 2 - 6), 1)
 
 
 def _place(verdict: Mapping[str, Any], value: float | None) -> float | None:
@@ -114,7 +105,7 @@ def _place(verdict: Mapping[str, Any], value: float | None) -> float | None:
         return None
     limit, upward = _limit(verdict["region"])
     if verdict["kind"] == "ratio":
-        return _squash(math.log(value / limit)) if value > 0 and limit > 0 else None
+        return _squash(math.log(value / limit) * (1 if upward else -1)) if value > 0 and limit > 0 else None
     means = [abs(mean) for mean in (verdict.get("baseline_means") or {}).values() if mean]
     size = (
         max([*means, abs(limit) if verdict["kind"] in {"bound", "slope"} else 0.0]) or abs(verdict["estimate"]) or 1.0
@@ -125,12 +116,9 @@ def _place(verdict: Mapping[str, Any], value: float | None) -> float | None:
 
 
 def _limit(region: str) -> tuple[float, bool]:
-    """The limit in a region's words, and whether the claim wants to be above it."""
-    number = "".join(c for c in region.replace("−", "-") if c in "0123456789.-+eE").strip("eE") or "0"
-    try:
-        return float(number), "<" not in region and "≤" not in region
-    except ValueError:
-        return 0.0, True
+    """The limit in a region's words (`> 0.1`, `<= 2`, `within ±0.2`), and whether the claim wants to be above it."""
+    number = _NUMBER.search(region.replace("−", "-"))
+    return (float(number[0]) if number else 0.0), "<" not in region and "≤" not in region
 
 
 def _squash(value: float) -> float:

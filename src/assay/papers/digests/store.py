@@ -281,6 +281,30 @@ class Store:
         return [(category, count) for category, count in rows]
 
     @_told
+    def count_by_day(self, *, any_of: Sequence[str] = (), category: str = _ALL) -> dict[str, int]:
+        """Papers per day (month, where no day is known), counted inside the store.
+
+        Args:
+            any_of: only papers that one of these searches finds; each as the `words` of `search`.
+            category: only papers of this arXiv category.
+        """
+        where, values = "category = ?", [category]
+        if any_of:
+            terms = [f"({query})" for words in any_of if (query := index.query(words))]
+            where += " AND paper IN (SELECT rowid FROM words WHERE words MATCH ?)"
+            values.append(" OR ".join(terms))
+            if not terms:
+                return {}
+        rows = self._db.execute(f"SELECT day, COUNT(*) FROM places WHERE {where} GROUP BY day", values)
+        return dict(rows.fetchall())
+
+    @_told
+    def keys(self, longer_than: int = 0) -> list[str]:
+        """Keys of all papers, or of those whose key has more characters than so many; in the order they came."""
+        rows = self._db.execute("SELECT key FROM papers WHERE length(key) > ? ORDER BY number", (longer_than,))
+        return [key for (key,) in rows]
+
+    @_told
     def count(self) -> int:
         """How many papers there are."""
         return int(self._one("SELECT COUNT(*) FROM papers", ())[0])
