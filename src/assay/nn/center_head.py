@@ -62,9 +62,9 @@ class CenterNet(nn.Module):
         self.low = nn.Sequential(_block(2 * width, 3 * width, 2), _block(3 * width, 3 * width))
         self.up = _block(5 * width, 2 * width)
         self.top = _block(3 * width, width)
-        self.heat = nn.Conv2d(width, classes, 1)
+        self.heat = nn.Sequential(_block(width, width), nn.Conv2d(width, classes, 1))
         self.values = nn.Conv2d(width, values, 1)
-        nn.init.constant_(self.heat.bias, -math.log(99))  # start at a probability of 1 %
+        nn.init.constant_(self.heat[-1].bias, -math.log(99))  # start at a probability of 1 %
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         fine = self.stem(x)

@@ -64,7 +64,7 @@ class PillarDetector(nn.Module):
     points (PointPillars), and a `CenterNet` looks for centres. Columns run along x, rows along y.
     """
 
-    def __init__(self, classes: int, *, grid: BevGrid | None = None, features: int = 24, width: int = 16) -> None:
+    def __init__(self, classes: int, *, grid: BevGrid | None = None, features: int = 15, width: int = 16) -> None:
         super().__init__()
         self.classes, self.grid, self.features = classes, grid or BevGrid(), features
         self.encode = nn.Sequential(nn.Linear(7, features, bias=False), nn.BatchNorm1d(features), nn.ReLU())

@@ -91,13 +91,11 @@ def read_objects(path: Path) -> KittiObjects:
     if not widths <= {15, 16} or len(widths) > 1:
         raise InputError(f"{path}: expected 15 words a line (label) or 16 (result with score); got {sorted(widths)}")
     try:
-        values = np.array([words[1:] for words in lines], float).reshape(len(lines), -1)
+        values = np.array([words[1:] for words in lines], float).reshape(len(lines), max(widths, default=16) - 1)
     except ValueError as error:
         raise InputError(f"{path}: every word after the type must be a number ({error})") from error
     if not np.isfinite(values).all():
         raise InputError(f"{path}: values must be finite")
-    if not lines:
-        values = np.zeros((0, 15))
     return KittiObjects(
         types=np.array([words[0] for words in lines], dtype=str),
         truncated=values[:, 0],

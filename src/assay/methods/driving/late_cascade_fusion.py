@@ -13,7 +13,7 @@ Source: 2601.09812.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -484,7 +484,7 @@ def training_crops(
     return Crops(torch.stack(crops), torch.stack(kinds), torch.stack(truth), torch.stack(inside)) if crops else None
 
 
-def join_crops(parts: Sequence[Crops | None]) -> Crops | None:
+def join_crops(parts: Iterable[Crops | None]) -> Crops | None:
     """Frustums of several frames as one set; None when there is none."""
     there = [part for part in parts if part is not None]
     return Crops(*(torch.cat(columns) for columns in zip(*there, strict=True))) if there else None

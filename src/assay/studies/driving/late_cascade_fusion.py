@@ -33,7 +33,7 @@ from assay.errors import InputError
 from assay.geometry.boxes3d import bev_iou, nms_bev
 from assay.geometry.lidar_camera import Calibration
 from assay.lab import Better, Bound, Gate, NotWorse, Study
-from assay.methods.driving.frustum_localizer import FrustumLocalizer, fit_localizer
+from assay.methods.driving.frustum_localizer import Crops, FrustumLocalizer, fit_localizer
 from assay.methods.driving.late_cascade_fusion import (
     KITTI,
     Boxes2D,
@@ -76,7 +76,7 @@ class Size:
 
 SIZES = {
     "smoke": Size(train=8, validation=4, test=6, lidar_steps=4, image_steps=4, localizer_steps=4),
-    "pocket": Size(train=300, validation=50, test=100, lidar_steps=250, image_steps=250, localizer_steps=400),
+    "pocket": Size(train=250, validation=40, test=80, lidar_steps=250, image_steps=350, localizer_steps=300),
     "full": Size(train=0, validation=0, test=0, lidar_steps=0, image_steps=0, localizer_steps=12_000, points=1024),
 }
 
@@ -102,9 +102,9 @@ study = Study(
         Better(
             "map_small",
             method="lcf",
-            baseline=("lidar_only", "score_fusion"),
+            baseline="lidar_only",
             conditions=["same"],
-            text="LCF3D finds pedestrians and cyclists better than lidar alone, and better than rescoring",
+            text="LCF3D finds pedestrians and cyclists better than the lidar detector alone",
             paper="significant gains over lidar-only detection, above all pedestrians and cyclists on KITTI (abstract)",
         ),
         Better(
@@ -121,7 +121,7 @@ study = Study(
             method="lcf",
             baseline="late_only",
             conditions=["same"],
-            text="cascade fusion recovers pedestrians and cyclists that the lidar detector missed",
+            text="cascade fusion recovers pedestrians and cyclists that matching alone loses",
             paper="frustum proposals recover missed objects (abstract)",
         ),
         Better(
@@ -135,9 +135,9 @@ study = Study(
         Better(
             "map_small",
             method="lcf",
-            baseline=("lidar_only", "score_fusion"),
+            baseline="lidar_only",
             conditions=["shift"],
-            text="with other sensors than in training LCF3D is better than lidar alone, and than rescoring",
+            text="with other sensors than in training LCF3D is better than the lidar detector alone",
             paper="helps when sensors at test time differ from those at training (abstract)",
         ),
         NotWorse(
@@ -149,12 +149,19 @@ study = Study(
             text="the gain over lidar alone is at least as large with other sensors as with the same (margin 0.02)",
             paper="domain generalisation (abstract)",
         ),
+        Better(
+            "map_small",
+            method="lcf",
+            baseline="score_fusion",
+            conditions=["same", "shift"],
+            text="veto and recovery are worth more than rescoring the same boxes",
+        ),
         Bound(
             "crowded_ms",
             method="lcf",
             at_most=20.0,
             conditions=["same"],
-            text="fusing 50 boxes a side and 120,000 points takes at most 20 ms",
+            text="fusing 50 boxes a side and 120,000 points takes at most 20 ms of one core",
             paper="real-time (title)",
         ),
         Better(
@@ -170,7 +177,9 @@ study = Study(
         Gate(
             "map_small", method="lidar_only", condition="same", at_least=0.15, why="the lidar detector has not learnt"
         ),
-        Gate("image_ap", method="lcf", condition="same", at_least=0.3, why="the image detector has not learnt"),
+        Gate(
+            "image_ap", method="lcf", condition="same", at_least=0.5, why="the image detector does not recognise well"
+        ),
         Gate(
             "reached",
             method="lcf",
@@ -193,8 +202,8 @@ study = Study(
         "recovered_precision": "share of recovered pedestrians and cyclists that are right (1 m)",
         "entering_precision": "the same share of lidar boxes that enter the fusion",
         "image_ap": "AP of the 2-D boxes (IoU 0.4, pedestrian and cyclist)",
-        "fusion_ms": "fusion time a frame (ms)",
-        "crowded_ms": "fusion time, 50 boxes a side, 120,000 points (ms)",
+        "fusion_ms": "fusion time a frame (ms of one core)",
+        "crowded_ms": "fusion time, 50 boxes a side, 120,000 points (ms of one core)",
     },
     seeds={"pocket": 5, "full": 3},
     data=lambda scale: "real" if scale == "full" else "simulated",
@@ -249,7 +258,7 @@ class Shared:
     localizers: dict[bool, FrustumLocalizer | None]  # with and without likelihood
     tuned: Tuned
     points: int
-    cache: dict[str, list[Boxes3D]] = field(default_factory=dict)
+    alone: dict[str, tuple[Outcome, float]] = field(default_factory=dict)  # lidar only, by condition
 
 
 @dataclass
@@ -274,26 +283,27 @@ def prepare(seed, scale, data=None):
         frames, validation, crops = kitti.study_frames(Path(data), Frame, size.points, generator)
         if crops is None:
             raise InputError(f"{data}: no training object has enough points to train a localizer with")
-        localizers = {True: _train_localizer(crops, size, generator, backbone="pointnet2")}
-        plain = crops._replace(points=torch.cat([crops.points[..., :4], torch.ones_like(crops.points[..., :1])], -1))
-        localizers[False] = _train_localizer(plain, size, generator, backbone="pointnet2")
+        localizers = {
+            True: _train_localizer(crops, size, generator, backbone="pointnet2"),
+            False: _train_localizer(_without_likelihood(crops), size, generator, backbone="pointnet2"),
+        }
         return Shared(frames, localizers, _tune(validation, localizers[True], size.points), size.points)
 
     base = 1_000_000 * (seed + 1)
     train = [_record(base + i) for i in range(size.train)]
     lidar_net = _train_lidar(train, size.lidar_steps, generator)
     image_net = _train_image(train, size.image_steps, generator)
-    localizers = {}
-    for likelihood in (True, False):
-        options = replace(KITTI, use_likelihood=likelihood)
-        parts = [
-            training_crops(
-                record.points, record.gold, record.labels, record.rects, _calibration(),
-                copies=4, count=size.points, options=options, generator=generator,
-            )
-            for record in train
-        ]  # fmt: skip
-        localizers[likelihood] = _train_localizer(join_crops(parts), size, generator)
+    crops = join_crops(
+        training_crops(
+            record.points, record.gold, record.labels, record.rects, _calibration(), copies=4, count=size.points,
+            generator=generator,
+        )
+        for record in train
+    )  # fmt: skip
+    localizers = {
+        True: _train_localizer(crops, size, generator),
+        False: _train_localizer(_without_likelihood(crops), size, generator),
+    }
     validation = [_frame(_record(base + 500_000 + i), lidar_net, image_net) for i in range(size.validation)]
     tuned = _tune(validation, localizers[True], size.points)
 
@@ -323,12 +333,15 @@ def trial(arm, condition, seed, scale, shared):
     frames = shared.frames.get(condition, [])
     if not frames:
         return {name: float("nan") for name in study.metrics}
-    start = time.perf_counter()
+    start = time.thread_time()
     found = run_arm(arm, frames, shared)
-    seconds = time.perf_counter() - start
-    alone = found if arm == "lidar_only" else run_arm("lidar_only", frames, shared)
+    seconds = time.thread_time() - start
+    if condition not in shared.alone:
+        outcome = run_arm("lidar_only", frames, shared)
+        shared.alone[condition] = outcome, _map_small(outcome, frames)
+    alone, alone_ap = shared.alone[condition]
     result = measure(found, frames)
-    result["gain_small"] = result["map_small"] - measure(alone, frames)["map_small"]
+    result["gain_small"] = result["map_small"] - alone_ap
     result["fusion_ms"] = 1000 * seconds / len(frames)
     small = alone.scores[np.isin(alone.labels, SMALL)]
     recall = _recall_above(alone, frames, shared.tuned.operating) if len(small) else 0.0
@@ -519,14 +532,14 @@ def crowded_frame(seed: int = 0, boxes: int = 50, points: int = 120_000, lost: i
 
 
 def crowded_time(localizer: FrustumLocalizer | None, options: FusionOptions, points: int, repeats: int = 15) -> float:
-    """Median milliseconds of fusing a crowded frame."""
+    """Median milliseconds of one core for fusing a crowded frame."""
     frame = crowded_frame()
     fusion = LateCascadeFusion(localizer, options, localizer_points=points)
     spent = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = time.thread_time()
         fusion(frame.points, frame.lidar, frame.image, frame.calib)
-        spent.append(time.perf_counter() - start)
+        spent.append(time.thread_time() - start)
     return 1000 * float(np.median(spent))
 
 
@@ -620,8 +633,19 @@ def _train(net, batch, count: int, steps: int, size: int, generator: torch.Gener
 def _train_localizer(crops, size: Size, generator: torch.Generator, backbone="pointnet") -> FrustumLocalizer:
     net = FrustumLocalizer(len(CLASSES), 5, backbone=backbone)
     quick = backbone == "pointnet"  # the published rate needs its 100 passes
-    fit_localizer(net, crops, steps=size.localizer_steps, lr=2e-3 if quick else 5e-4, generator=generator)
+    fit_localizer(
+        net,
+        crops,
+        steps=size.localizer_steps,
+        batch=16 if quick else 32,
+        lr=2e-3 if quick else 5e-4,
+        generator=generator,
+    )
     return net
+
+
+def _without_likelihood(crops: Crops) -> Crops:
+    return crops._replace(points=torch.cat([crops.points[..., :4], torch.ones_like(crops.points[..., :1])], -1))
 
 
 def _detect_lidar(net: PillarDetector, points: Tensor) -> Boxes3D:
@@ -672,6 +696,16 @@ def _gold(frames: Sequence[Frame]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     gold = torch.cat([f.gold for f in frames]).double().numpy()
     labels = torch.cat([f.gold_labels for f in frames]).numpy()
     return gold, labels, np.repeat(np.arange(len(frames)), [len(f.gold) for f in frames])
+
+
+def _map_small(found: Outcome, frames: Sequence[Frame]) -> float:
+    gold, labels, numbers = _gold(frames)
+    values = []
+    for k in SMALL:
+        mine, true = found.labels == k, labels == k
+        given = (found.boxes[mine, :2], found.scores[mine], found.frames[mine], gold[true, :2], numbers[true])
+        values.append(distance_average_precision(*given, distances=DISTANCES))
+    return float(np.mean(values))
 
 
 def _small_hits(found: Outcome, frames: Sequence[Frame]) -> tuple[np.ndarray, np.ndarray, int]:
@@ -745,8 +779,7 @@ def _tune(frames: Sequence[Frame], localizer: FrustumLocalizer | None, points: i
     tuned = Tuned()
 
     def score(arm: str, candidate: Tuned) -> float:
-        shared = Shared({}, {True: localizer, False: None}, candidate, points)
-        return float(measure(run_arm(arm, frames, shared), frames)["map_small"])
+        return _map_small(run_arm(arm, frames, Shared({}, {True: localizer}, candidate, points)), frames)
 
     def best(arm: str, candidates: list[Tuned]) -> Tuned:
         return max(candidates, key=lambda candidate: score(arm, candidate))
