@@ -214,13 +214,16 @@ def project_shapes(splats: Splats, camera: Camera) -> tuple[Tensor, Tensor, Tens
     u = (x / depth).clamp(-K[0, 2] / K[0, 0] - margin[0], (camera.width - K[0, 2]) / K[0, 0] + margin[0])
     v = (y / depth).clamp(-K[1, 2] / K[1, 1] - margin[1], (camera.height - K[1, 2]) / K[1, 1] + margin[1])
     zero = torch.zeros_like(u)
-    rows = torch.stack(
-        [
-            torch.stack([K[0, 0] + zero, K[0, 1] + zero, -(K[0, 0] * u + K[0, 1] * v)], -1),
-            torch.stack([zero, K[1, 1] + zero, -K[1, 1] * v], -1),
-        ],
-        -2,
-    ) / depth[:, None, None]
+    rows = (
+        torch.stack(
+            [
+                torch.stack([K[0, 0] + zero, K[0, 1] + zero, -(K[0, 0] * u + K[0, 1] * v)], -1),
+                torch.stack([zero, K[1, 1] + zero, -K[1, 1] * v], -1),
+            ],
+            -2,
+        )
+        / depth[:, None, None]
+    )
     axes = rows @ camera.R @ (rotation_matrices(splats.quats) * splats.log_scales.exp()[:, None, :])
     across, down = axes.unbind(-2)
     cov = torch.stack([(across**2).sum(-1) + BLUR, (across * down).sum(-1), (down**2).sum(-1) + BLUR], -1)
@@ -276,7 +279,9 @@ class DenseWeights:
     depth: Tensor
 
 
-def dense_weights(splats: Splats, camera: Camera, *, near: float = NEAR, rows: int | None = None) -> Iterator[DenseWeights]:
+def dense_weights(
+    splats: Splats, camera: Camera, *, near: float = NEAR, rows: int | None = None
+) -> Iterator[DenseWeights]:
     """Blending weights of all visible Gaussians at all pixels, a band of image rows at a time (all at once by default).
 
     Needs memory for `width * rows * M` numbers; written for clearness, not for speed. Differentiable.
