@@ -99,6 +99,7 @@ class FusionOptions:
         cluster_iou: overlap from above that joins two boxes.
         enlarge: share by which a 2-D box is widened before points are taken.
         min_points: a frustum needs more points than this.
+        forward_only: take points with x > 0 only; for lidars whose x axis looks the way of the one camera.
         use_likelihood: give the localizer each point's likelihood (else ones).
         recover_iou: overlap with the 2-D box that the projection of a recovered box must exceed.
         nms_iou: overlap from above left among boxes of one class at the end; None suppresses nothing.
@@ -117,6 +118,7 @@ class FusionOptions:
     cluster_iou: float = 0.5
     enlarge: float = 0.05
     min_points: int = 10
+    forward_only: bool = True
     use_likelihood: bool = True
     recover_iou: float = 0.3
     nms_iou: float | None = None
@@ -141,7 +143,7 @@ KITTI = FusionOptions()
 
 NUSCENES = FusionOptions(
     least3d=(0.05,) * 10, least2d=(0.2,) * 10, match_iou=0.5, out_of_view=0.1, cluster="components", enlarge=0.0,
-    nms_iou=0.3,
+    nms_iou=0.3, forward_only=False,
 )  # fmt: skip
 """Six cameras, ten classes; the lidar detector's own suppression loosened to 0.9."""
 
@@ -270,7 +272,7 @@ class LateCascadeFusion:
         nothing = boxes2d.boxes.new_zeros(0, 7), boxes2d.scores[:0], torch.zeros(0, dtype=torch.long)
         if not len(boxes2d):
             return nothing
-        found = frustums(points, boxes2d.boxes, calib, o.enlarge, o.min_points)
+        found = frustums(points, boxes2d.boxes, calib, o.enlarge, o.min_points, o.forward_only)
         rows = torch.tensor([i for i, f in enumerate(found) if f is not None], dtype=torch.long)
         if not len(rows):
             return nothing
@@ -376,23 +378,34 @@ def point_likelihood(pixels: Tensor, rect: Tensor) -> Tensor:
 
 
 def frustum(
-    points: Tensor, rect: Tensor, calib: Calibration, enlarge: float = 0.05, min_points: int = 10
+    points: Tensor,
+    rect: Tensor,
+    calib: Calibration,
+    enlarge: float = 0.05,
+    min_points: int = 10,
+    forward_only: bool = True,
 ) -> Frustum | None:
-    """Points ahead (x > 0) whose projection lies in a widened 2-D box, turned to look along it.
+    """Points before the camera whose projection lies in a widened 2-D box, turned to look along it.
 
     Args:
         points: `(P, 3 + f)` in lidar axes.
         rect: `(4,)` pixels.
         enlarge: share of width and height added.
         min_points: None is returned unless there are more points than this.
+        forward_only: leave out points with x <= 0.
 
     Source: 2601.09812.
     """
-    return frustums(points, rect[None], calib, enlarge, min_points)[0]
+    return frustums(points, rect[None], calib, enlarge, min_points, forward_only)[0]
 
 
 def frustums(
-    points: Tensor, rects: Tensor, calib: Calibration, enlarge: float = 0.05, min_points: int = 10
+    points: Tensor,
+    rects: Tensor,
+    calib: Calibration,
+    enlarge: float = 0.05,
+    min_points: int = 10,
+    forward_only: bool = True,
 ) -> list[Frustum | None]:
     """`frustum` of several boxes `(M, 4)`; the points are projected once."""
     rects = rects.to(points.dtype)
@@ -404,7 +417,9 @@ def frustums(
     u, v, depth = (M[:, :3] @ points[:, :3].T + M[:, 3:]).unbind()
     u, v = u / depth, v / depth  # behind the camera this means nothing, and is left out
     (left, top), (right, bottom) = low.amin(0).tolist(), high.amax(0).tolist()
-    inside = (points[:, 0] > 0) & (depth > 0) & (u >= left) & (u <= right) & (v >= top) & (v <= bottom)
+    inside = (depth > 0) & (u >= left) & (u <= right) & (v >= top) & (v <= bottom)
+    if forward_only:
+        inside &= points[:, 0] > 0
     ahead = inside.nonzero()[:, 0]
     uv = torch.stack([u[ahead], v[ahead]], 1)
     order = torch.from_numpy(np.argsort(uv[:, 0].cpu().numpy())).to(uv.device)  # quicker than torch's sort
