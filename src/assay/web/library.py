@@ -280,7 +280,7 @@ class Library:
 
     def _cards_that_match(self, filters: Filters, ids: Collection[str] | None) -> list[Card]:
         author = filters.author.casefold()
-        first, last = filters.day[:7], (filters.until or filters.day)[:7]
+        first, last = filters.day, filters.until or filters.day
         return [
             card
             for card in catalogue.search(filters.words)

@@ -19,9 +19,9 @@ _NUMBER = re.compile(r"[-−]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
 class Effect:
     """A claim's effect on a scale that all claims share.
 
-    `place`, `low`, `high` lie in -1 .. 1: the share by which the figure passes (right) or misses (left) its limit,
-    |x| / (1 + |x|) of the relative difference, so that a tenth and a thousandfold both stay on the page. None: the
-    effect could not be measured.
+    `place`, `low`, `high` lie in -1 .. 1: how far the figure passes (right) or misses (left) its limit, r / (1 + r) with
+    r the root of the relative difference, so that a hundredth and a thousandfold are both seen. None: the effect could
+    not be measured.
     """
 
     verdict: Mapping[str, Any]
@@ -61,14 +61,14 @@ def effect(verdict: Mapping[str, Any]) -> Effect:
 
 def ticks() -> list[tuple[float, str]]:
     """Where the scale of the strips is marked, and with what words."""
-    marks = ((-1, "−100 %"), (-0.1, ""), (0, "limit"), (0.1, ""), (1, "+100 %"))
+    marks = ((-1, "−100 %"), (-0.01, ""), (0, "limit"), (0.01, ""), (1, "+100 %"))
     return [(_x(_squash(value)), label) for value, label in marks]
 
 
 def glance(effects: Iterable[Effect]) -> dict[str, Any]:
     """All measured effects, one thin line each, from the furthest missed to the furthest passed."""
     found = sorted((e for e in effects if e.place is not None), key=lambda e: e.place or 0.0)
-    step = max(3.0, min(12.0, 240 / max(1, len(found))))
+    step = max(4.0, min(14.0, 480 / max(1, len(found))))
     rows = [(row, round(8 + step * (i + 0.5), 1)) for i, row in enumerate(found)]
     return {"rows": rows, "height": round(16 + step * len(found), 1), "step": step}
 
@@ -122,4 +122,5 @@ def _limit(region: str) -> tuple[float, bool]:
 
 
 def _squash(value: float) -> float:
-    return value / (1 + abs(value))
+    root = math.sqrt(abs(value))
+    return math.copysign(root / (1 + root), value)

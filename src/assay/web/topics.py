@@ -24,7 +24,13 @@ TOPICS: Mapping[str, Sequence[str]] = {
     "adaptation and transfer": ('"domain adaptation"', '"test time adaptation"', '"few shot"', "lora"),
     "explanation": ("explainable", "interpretability", "attribution"),
     "forgery, attack and safety": ("deepfake", "adversarial", "watermark", "jailbreak"),
-    "benchmarks and data sets": ("benchmark", "dataset"),
+    "benchmarks and data sets": (
+        '"new benchmark"',
+        '"benchmark for"',
+        '"new dataset"',
+        '"large scale dataset"',
+        '"dataset of"',
+    ),
 }
 _CATEGORIES = 12
 _MOST_PERIODS = 62
