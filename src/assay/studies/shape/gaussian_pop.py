@@ -3,7 +3,7 @@
 A trained Gaussian scene is shrunk in rounds: score the survivors, drop the lowest, refine, score again. The arms differ
 in the score alone. The scene is a furnished room covered with photographs, ray-cast exactly (so the images owe nothing
 to splatting), to which 500 Gaussians are fitted from points on its surfaces; held-out views judge. The rates of the
-refinement are tuned for the baseline on views of their own, and then used by every arm.
+refinement are tuned for the baseline at every kept share, on views of their own, and then used by every arm.
 
 Conditions beside the room: `textured`, the same room with a photograph on its flat wall too, where there is less that
 could go for free; and `disjoint`, Gaussians that never overlap, where sum of weights and removal error must agree.
@@ -67,10 +67,12 @@ study = Study(
     arm_conditions={
         "blend": ["scene", "textured", "disjoint"],
         "pop": ["scene", "textured", "disjoint"],
-        "max_weight": ["scene", "textured"],
         **{
             arm: ["scene"]
-            for arm in ("sensitivity", "opacity", "random", "pop_oneshot", "pop_target", "blend_train", "pop_train")
+            for arm in (
+                *("max_weight", "sensitivity", "opacity", "random", "pop_oneshot", "pop_target"),
+                *("blend_train", "pop_train"),
+            )
         },
     },
     claims=[
@@ -174,13 +176,13 @@ class Protocol:
     rounds: int = 5
     keeps: tuple[float, ...] = (0.6, 0.4, 0.25)
     samples: int = 3
-    factors: tuple[float, ...] = (1.0, 2.0, 4.0)
+    factors: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0)
     left_out: int = 20
 
 
 SCALES = {
     "smoke": Protocol(24, 80, 30, 5, train=4, valid=1, test=2, samples=1, factors=(1.0,), left_out=4),
-    "pocket": Protocol(48, 500, 500, 60, train=12, valid=3, test=7),
+    "pocket": Protocol(48, 500, 400, 60, train=12, valid=3, test=7),
 }
 FULL = Protocol(1600, 0, 30_000, 5_000, train=0, valid=0, test=0, keeps=(0.5, 0.3, 0.1), factors=(0.3, 1.0))
 CONTROL_KEEP = 0.95
@@ -198,18 +200,17 @@ class Fitted:
     start: Splats
     trained: Splats
     rates: Rates
-    refine_rates: Rates
+    refine_rates: dict[float, Rates]  # by kept share
 
 
 @study.prepare
 def prepare(seed: int, scale: str, device: str, data: Path | None) -> dict[str, Fitted]:
     small = SCALES.get(scale, SCALES["pocket"])
-    scenes = {"textured": simulated_scene(seed, small, flat_wall=False)}
+    simulated = tuned(simulated_scene(seed, small, flat_wall=True), seed)
+    textured = replace(simulated_scene(seed, small, flat_wall=False), refine_rates=simulated.refine_rates)
     if scale == "full":
-        scenes["scene"] = photographed_scene(seed, FULL, device, data)
-    else:
-        scenes["scene"] = simulated_scene(seed, small, flat_wall=True)
-    return scenes
+        return {"scene": tuned(photographed_scene(seed, FULL, device, data), seed), "textured": textured}
+    return {"scene": simulated, "textured": textured}
 
 
 @study.trial
@@ -221,7 +222,8 @@ def trial(arm: str, condition: str, seed: int, scale: str, shared: dict[str, Fit
     if arm.endswith("_train"):
         return train_trial(fitted, arm.removesuffix("_train"), seed)
     found: dict[str, object] = {"psnr_fitted": quality(fitted.trained, fitted)[0]}
-    for keep in (*protocol.keeps, CONTROL_KEEP):
+    control = [CONTROL_KEEP] if arm in ("pop", "blend") else []
+    for keep in (*protocol.keeps, *control):
         percent = f"{round(100 * keep)}pct"
         refined, _ = simplified(fitted, arm, keep, seed, steps=protocol.refine_steps)
         found[f"psnr_ft_at_{percent}"], found[f"ssim_ft_at_{percent}"] = quality(refined, fitted)
@@ -266,7 +268,7 @@ def simplified(fitted: Fitted, arm: str, keep: float, seed: int, steps: int) -> 
             images,
             until - done,
             generator=torch.Generator().manual_seed(1000 * seed + number),
-            rates=fitted.refine_rates,
+            rates=fitted.refine_rates[keep],
             decay=False,
             pace=lambda i: 1 - (done + i) / steps,
             background=fitted.background,
@@ -415,7 +417,7 @@ def fit(
     rates: Rates,
     seed: int,
 ) -> Fitted:
-    """Train the scene if it is not, and tune the rates of the refinement for the baseline on views of their own."""
+    """The scene, trained from `start` if it is not."""
     if trained is None:
         trained = train_splats(
             start,
@@ -425,16 +427,22 @@ def fit(
             rates=rates,
             background=background,
         )
-    fitted = Fitted(protocol, views, background, start, trained, rates, rates)
-    middle = protocol.keeps[len(protocol.keeps) // 2]
-    choices = [replace(fitted, refine_rates=rates.times(factor)) for factor in protocol.factors]
-    if len(choices) == 1:
-        return choices[0]
+    return Fitted(protocol, views, background, start, trained, rates, {})
 
-    def level(choice: Fitted) -> float:
-        return quality(simplified(choice, "blend", middle, seed, protocol.refine_steps)[0], choice, "valid")[0]
 
-    return max(choices, key=level)
+def tuned(fitted: Fitted, seed: int) -> Fitted:
+    """At every kept share, the refinement rates with which the baseline does best on the validation views."""
+    protocol, chosen = fitted.protocol, {}
+    for keep in (*protocol.keeps, CONTROL_KEEP):
+        levels = {}
+        for factor in protocol.factors:
+            rates = fitted.rates.times(factor)
+            part, _ = simplified(
+                replace(fitted, refine_rates={keep: rates}), "blend", keep, seed, protocol.refine_steps
+            )
+            levels[factor] = quality(part, fitted, "valid")[0]
+        chosen[keep] = fitted.rates.times(max(levels, key=levels.__getitem__))
+    return replace(fitted, refine_rates=chosen)
 
 
 def disjoint_trial(arm: str, seed: int) -> dict[str, object]:
