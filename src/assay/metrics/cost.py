@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import statistics
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -46,7 +49,8 @@ def peak_memory(run: Callable[[], Any], device: torch.device | str = "cpu") -> i
         run()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with _quiet(), torch.profiler.profile(activities=activities, profile_memory=True) as profile:
         result = run()
         del result
     changes = sorted(
@@ -69,6 +73,20 @@ def parameter_count(module: nn.Module, trainable: bool = False) -> int:
 def parameter_bytes(module: nn.Module) -> int:
     """Memory of the parameters (bytes)."""
     return sum(p.numel() * p.element_size() for p in module.parameters())
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the profiler's native log lines, which pass Python by and go to file descriptor 2."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _wait(device: torch.device | str) -> None:
