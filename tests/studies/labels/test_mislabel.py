@@ -246,6 +246,15 @@ def test_augmentations_keep_shape_and_are_drawn_from_the_generator() -> None:
         assert not torch.equal(a, c)
 
 
+def test_shifted_images_are_windows_of_the_padded_ones() -> None:
+    x = torch.rand(6, 2, 5, 5)
+    padded = torch.nn.functional.pad(x, (1, 1, 1, 1))
+    shifted = d.shift(x, torch.Generator().manual_seed(0))
+    for i in range(6):
+        windows = [padded[i, :, a : a + 5, b : b + 5] for a in range(3) for b in range(3)]
+        assert any(torch.equal(shifted[i], window) for window in windows)
+
+
 def test_normalised_images_do_not_feel_tint_and_brightness() -> None:
     x = torch.rand(2, 3, 8, 8)
     tinted = x * 0.5 + torch.tensor([0.1, 0.2, 0.0])[:, None, None]

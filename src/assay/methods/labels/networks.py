@@ -253,7 +253,7 @@ def _train(model, inputs, y, weight, track, seed, batch_size, learning_rate, aug
     rows = np.nonzero(weight > 0)[0]
     size = np.bincount(y[rows])
     balance = np.sqrt(len(rows) / (np.count_nonzero(size) * np.maximum(size, 1)))
-    optimiser = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=1e-3)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=1e-3, fused=True)
     epochs = len(track.loss)
     batches = math.ceil(len(rows) / min(batch_size, max(16, len(rows) // 8)))  # small sets: eight steps an epoch
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step / (epochs * batches)))

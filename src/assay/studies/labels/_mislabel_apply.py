@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,17 @@ class Samples:
     augment: Any = None
     backbone: str = ""
     warnings: tuple[str, ...] = ()
+
+
+@contextmanager
+def threads_for(model: str) -> Iterator[None]:
+    """One thread for small networks, whose layers run slower on many; all of them for a pretrained one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if model else 1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def read_stored(labels: Path, probabilities: Path) -> tuple[LabelTable, Scores]:

@@ -172,18 +172,19 @@ class NormalisedRows(torch.utils.data.Dataset):
 def shift(images: Tensor, generator: torch.Generator) -> Tensor:
     """Each image moved by up to one pixel either way."""
     side = images.shape[-1]
-    padded = nn.functional.pad(images, (1, 1, 1, 1))
-    at = torch.randint(0, 3, (2, len(images)), generator=generator).tolist()
-    return torch.stack([x[:, i : i + side, j : j + side] for x, i, j in zip(padded, *at, strict=True)])
+    windows = nn.functional.pad(images, (1, 1, 1, 1)).unfold(2, side, 1).unfold(3, side, 1)  # (B, C, 3, 3, side, side)
+    dy, dx = torch.randint(0, 3, (2, len(images)), generator=generator)
+    return windows[torch.arange(len(images)), :, dy, dx]
 
 
 def turn(images: Tensor, generator: torch.Generator) -> Tensor:
     """A quarter turn of the whole batch, a mirror image of half of it, contrast within 10 %."""
     quarter = int(torch.randint(0, 4, (1,), generator=generator))
-    turned = torch.rot90(images, quarter, (2, 3))
+    turned = torch.rot90(images, quarter, (2, 3)).contiguous(memory_format=torch.channels_last)
     mirror = torch.rand(len(images), generator=generator) < 0.5
-    turned = torch.where(mirror[:, None, None, None], turned.flip(3), turned)
-    return turned * (0.9 + 0.2 * torch.rand(len(images), 1, 1, 1, generator=generator))
+    contrast = 0.9 + 0.2 * torch.rand(len(images), 1, 1, 1, generator=generator)
+    turned[mirror] = turned[mirror].flip(3)
+    return turned * contrast
 
 
 def recipe(case: Case, scale: str, device: str, data: Path | None = None) -> dict[str, Any]:

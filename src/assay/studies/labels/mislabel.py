@@ -57,6 +57,7 @@ from assay.studies.labels._mislabel_apply import (
     read_stored,
     retraining_report,
     save_model,
+    threads_for,
     write_cleaned,
     write_csv,
     write_sheet,
@@ -225,6 +226,9 @@ def trial(
         result |= _test_metrics(case, predict(model, case.test_inputs, device=device))
     if arm == "uncleaned":
         result |= _test_metrics(case, case.plain)
+    if arm == "oracle-clean":  # the plain network of the control was trained on the true labels
+        control = next(other for other in shared.values() if other.kind == case.kind and not other.wrong.any())
+        result |= _test_metrics(case, control.plain)
     if arm == "framework":
         decision = framework(case)
         relabelled = decision.action == "relabel"
@@ -289,8 +293,6 @@ def cleaning(arm: str, case: Case, seed: int) -> tuple[np.ndarray, np.ndarray] |
         return decision.new_label, decision.weight
     if arm == "confident-learning":
         return case.given, (~find_label_issues(case.scores.held_out, case.given)).astype(float)
-    if arm == "oracle-clean":
-        return case.true, np.ones(len(case.true))
     if arm == "random-drop":
         weight = np.ones(len(case.given))
         dropped = int((framework(case).action != "keep").sum())
@@ -457,9 +459,10 @@ def apply(
                     f"{dataset}: {len(np.unique(groups))} groups; three are needed to judge labels out of sample"
                 )
             fold = group_folds(groups, 3, seed, table.labels)
-            scores = fit_networks(
-                inputs=samples.inputs, labels=table.labels, groups=groups, fold=fold, window=min(3, epochs), **how
-            )
+            with threads_for(model):
+                scores = fit_networks(
+                    inputs=samples.inputs, labels=table.labels, groups=groups, fold=fold, window=min(3, epochs), **how
+                )
     except DataError as error:
         raise InputError(str(error)) from None
     each = noise_posterior(scores, table.labels)
@@ -489,13 +492,14 @@ def apply(
     }
     if samples is not None:
         proposed = decide(each, scores, table.labels, p=p, policy="correct+filter" if policy == "review" else policy)
-        report["retraining"] = retraining_report(samples, scores, proposed, fold, how)
         rows_kept, labels, weight = clean(table.labels, proposed if policy != "review" else decision)
         full = np.zeros(len(table))
         full[rows_kept] = weight
         target = table.labels.copy()
         target[rows_kept] = labels
-        final, _ = fit_one(inputs=samples.inputs, labels=target, weight=full, **how)
+        with threads_for(model):
+            report["retraining"] = retraining_report(samples, scores, proposed, fold, how)
+            final, _ = fit_one(inputs=samples.inputs, labels=target, weight=full, **how)
         save_model(out / "model", final, samples, size)
     (out / "report.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
     return {key: report[key] for key in ("samples", "suspects", "estimated_noise", "class_swaps", "warnings")}
