@@ -1,0 +1,1 @@
+"""Readers and simulators of sensor series."""
