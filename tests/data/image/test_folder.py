@@ -15,6 +15,7 @@ from assay.data.image.folder import (
     ImageRows,
     image_hash,
     load_image,
+    near_duplicate_images,
     near_duplicates,
     read_array,
     read_class_folders,
@@ -144,6 +145,15 @@ def test_hash_survives_brightness_and_noise_but_not_another_image() -> None:
     bright = 0.5 * smooth + 0.2
     assert image_hash(bright) == image_hash(smooth)
     assert (image_hash(other) ^ image_hash(smooth)).bit_count() > 10
+
+
+def test_flat_images_that_share_a_hash_are_told_apart() -> None:
+    rng = np.random.default_rng(0)
+    base = np.kron(rng.random((3, 6, 6)), np.ones((8, 8))).astype(np.float32)
+    black, grey = np.zeros((3, 48, 48), np.float32), np.full((3, 48, 48), 0.5, np.float32)
+    noisy = np.clip(base + rng.normal(scale=0.01, size=base.shape), 0, 1).astype(np.float32)
+    assert image_hash(black) == image_hash(grey)
+    assert near_duplicate_images([black, base, grey, noisy, grey + 0.01]) in ([[2, 4], [1, 3]], [[1, 3], [2, 4]])
 
 
 def test_contact_sheet_escapes_what_it_is_given(tmp_path: Path) -> None:

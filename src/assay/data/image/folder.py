@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import csv
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -205,6 +205,37 @@ def image_hash(image: NDArray[np.float32]) -> int:
     cells = np.array([[grey[np.ix_(r, c)].mean() for c in columns] for r in rows])
     bits = (cells[:, 1:] < cells[:, :-1]).ravel()
     return int("".join("1" if bit else "0" for bit in bits), 2)
+
+
+def near_duplicate_images(
+    images: Iterable[NDArray[np.float32]], distance: int = 2, difference: float = 0.03
+) -> list[list[int]]:
+    """Sets of images that are nearly equal; sets of one are left out.
+
+    Images whose hashes are linked (`near_duplicates`) are compared as grey 16x16 pictures: each joins the first one of
+    its set that differs from it by at most `difference` on average. Flat pictures share hashes without being alike.
+
+    Args:
+        images: each (3, H, W) in [0, 1], H and W at least 16.
+    """
+    hashes, small = [], []
+    for image in images:
+        hashes.append(image_hash(image))
+        parts = (np.array_split(np.arange(side), 16) for side in image.shape[1:])
+        starts = [[part[0] for part in axis] for axis in parts]
+        sums = np.add.reduceat(np.add.reduceat(image.mean(axis=0), starts[0], axis=0), starts[1], axis=1)
+        small.append(sums / (image.shape[1] * image.shape[2] / 256))
+    found = []
+    for linked in near_duplicates(hashes, distance):
+        sets: list[list[int]] = []
+        for row in linked:
+            near = next((one for one in sets if np.abs(small[one[0]] - small[row]).mean() <= difference), None)
+            if near is None:
+                sets.append([row])
+            else:
+                near.append(row)
+        found += [rows for rows in sets if len(rows) > 1]
+    return found
 
 
 def near_duplicates(hashes: Sequence[int], distance: int = 3) -> list[list[int]]:

@@ -19,8 +19,7 @@ from assay.data.image.folder import (
     DataError,
     ImageRows,
     LabelTable,
-    image_hash,
-    near_duplicates,
+    near_duplicate_images,
     read_array,
     read_class_folders,
     read_label_table,
@@ -116,7 +115,7 @@ def groups_of(samples: Samples, group_by: str) -> tuple[np.ndarray, tuple[str, .
     alone = np.arange(len(table))
     if samples.images is None:
         return alone, tuple(warnings)
-    alike = near_duplicates([image_hash(image.numpy()) for image in (samples.images[i] for i in range(len(table)))], 2)
+    alike = near_duplicate_images(samples.images[i].numpy() for i in range(len(table)))
     copies = sum(len(rows) for rows in alike)
     if copies:
         warnings.append(
