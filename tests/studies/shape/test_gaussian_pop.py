@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -203,7 +204,8 @@ def test_full_scale_reads_a_data_set_in_the_colmap_layout(monkeypatch, tmp_path,
         shutil.rmtree(folder / "point_cloud")
     tiny = Protocol(SIZE, 0, 6, 4, train=0, valid=0, test=0, rounds=2, keeps=(0.5, 0.3), factors=(0.3, 1.0), left_out=3)
     monkeypatch.setattr(paper, "FULL", tiny)
-    monkeypatch.setitem(paper.SCALES, "pocket", paper.SCALES["smoke"])
+    small = replace(paper.SCALES["smoke"], gaussians=40, fit_steps=3, refine_steps=2, train=2, rounds=2)
+    monkeypatch.setitem(paper.SCALES, "pocket", small)
     given = {"seed": 0, "scale": "full", "device": "cpu", "data": folder}
     shared = call_with(study.prepare_hook, given)
     fitted = shared["scene"]
