@@ -367,7 +367,7 @@ PATTERNS = [
 
 def trained(base, pattern):
     torch.manual_seed(3)
-    model = MultiConditionDiT(base, (1, 1), 1, 4, pattern, grid=(4, 4))
+    model = MultiConditionDiT(base, (1, 1), 1, 4, pattern, (16, 16, 1))
     for parameter in model.trainable():
         nn.init.normal_(parameter, std=0.3)
     return model
@@ -484,5 +484,7 @@ def test_more_conditions_than_the_model_has_are_refused(base):
         model.contexts([*given["maps"], given["maps"][0]])
     with pytest.raises(ValueError, match="0 conditions and 2 subjects"):
         model.contexts([], given["thing"] * 2)
+    with pytest.raises(ValueError, match="2 weights for 2 conditions and 1 subjects"):
+        MultiConditionDiT(base, weights=(1, 1))
     with pytest.raises(ValueError, match="no condition"):
         model.contexts([])

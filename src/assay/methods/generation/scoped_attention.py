@@ -47,10 +47,10 @@ from assay.nn.lora import LoRA
 from assay.nn.rope import rotate
 
 __all__ = [
-    "KV", "Cache", "FluxConditionLoRA", "FluxConditions", "MultiConditionBlock", "MultiConditionDiT", "Pattern",
-    "PkaFluxAttnProcessor", "ScopeTracker", "SensitivitySampler", "cache_conditions", "cache_flux_conditions",
-    "dense_reference", "draw", "grow", "keyword_relevance", "merge", "pair_count", "pka_attention", "reference_mask",
-    "scope", "scope_from_mask", "span_mask", "window_index",
+    "KV", "Cache", "Contexts", "FluxConditionLoRA", "FluxConditions", "MultiConditionBlock", "MultiConditionDiT",
+    "Pattern", "PkaFluxAttnProcessor", "ScopeTracker", "SensitivitySampler", "cache_conditions",
+    "cache_flux_conditions", "dense_reference", "draw", "grow", "keyword_relevance", "merge", "pair_count",
+    "pka_attention", "reference_mask", "scope", "scope_from_mask", "span_mask", "window_index",
 ]  # fmt: skip
 
 
@@ -244,8 +244,12 @@ class MultiConditionDiT(nn.Module):
         subjects: largest number of subjects.
         rank: of the LoRA.
         pattern: who attends to whom.
-        grid: rows and columns of the image tokens. When given, a window's w^2 keys start with the weight of the h w
-            keys they stand for (`h w / w^2` each), so that a condition is as loud at the start as when seen in full.
+        weights: for every spatial condition, then every subject, how many image keys one of its keys counts for at the
+            start (learned afterwards); 1 when None. A window of w^2 keys that stands for all h w cells wants about
+            `h w / w^2`, else what a condition says is drowned at first.
+
+    Raises:
+        ValueError: another number of weights than of conditions and subjects.
     """
 
     def __init__(
@@ -255,9 +259,12 @@ class MultiConditionDiT(nn.Module):
         subjects: int = 1,
         rank: int = 16,
         pattern: Pattern = PKA,
-        grid: tuple[int, int] | None = None,
+        weights: Sequence[float] | None = None,
     ):
         super().__init__()
+        weights = [1.0] * (len(spatial) + subjects) if weights is None else list(weights)
+        if len(weights) != len(spatial) + subjects:
+            raise ValueError(f"{len(weights)} weights for {len(spatial)} conditions and {subjects} subjects")
         self.base = base.requires_grad_(False)
         self.pattern = pattern
         self.embedders = nn.ModuleList(nn.Linear(c * base.patch**2, base.width) for c in spatial)
@@ -266,8 +273,6 @@ class MultiConditionDiT(nn.Module):
             self.subject_embedder.weight.copy_(base.embed.weight)
             self.subject_embedder.bias.copy_(base.embed.bias)
         self.subjects = subjects
-        near = grid[0] * grid[1] / pattern.window**2 if grid and pattern.one_way and pattern.aligned else 1.0
-        weights = [near] * len(spatial) + [1.0] * subjects
         self.blocks = nn.ModuleList(MultiConditionBlock(block, rank, weights) for block in base.blocks)
 
     def trainable(self) -> list[nn.Parameter]:
