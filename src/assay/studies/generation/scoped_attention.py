@@ -18,6 +18,8 @@ Where the paper's own sizes (FLUX at 512 px) matter, run `--scale full` or `assa
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -53,9 +55,11 @@ SIZE, CROP, PATCH, CHANNELS, WORDS = 24, 12, 4, 16, 5
 GRID = (SIZE // PATCH, SIZE // PATCH)
 WIDTH, DEPTH, HEADS, RANK = 64, 3, 4, 16
 SCALES: dict[str, dict[str, int]] = {
-    "smoke": {"train": 16, "test": 3, "base": 3, "steps": 4, "batch": 4, "draw": 2, "checks": 2, "width": 16},
-    "pocket": {"train": 800, "test": 64, "base": 600, "steps": 100, "batch": 12, "draw": 10, "checks": 5, "width": 96},
-}
+    "smoke": {"train": 16, "test": 3, "base": 3, "steps": 4, "controls": 2, "batch": 4, "draw": 2,
+              "checks": 2, "width": 16},
+    "pocket": {"train": 600, "test": 48, "base": 500, "steps": 80, "controls": 60, "batch": 12, "draw": 8,
+               "checks": 5, "width": 96},
+}  # fmt: skip
 PICTURE_STEPS = 20  # of the timed picture
 
 PATTERNS = {
@@ -182,10 +186,10 @@ def make_data(n: int, condition: str, rng: np.random.Generator) -> dict[str, Any
     rows: dict[str, list[Any]] = {name: [] for name in ("image", "edges", "depth", "subject", "words", "mask")}
     scenes, renderings = [], []
     for _ in range(n):
-        scene = shapes.sample_scene(rng, 2, 0.5, radius=(0.20, 0.28), textures=shapes.TEXTURES[1:5], fade=0.85)
+        # The two shapes cross, so that depth order can be read off every picture.
+        scene = shapes.sample_scene(rng, 2, 1.0, radius=(0.20, 0.28), textures=shapes.TEXTURES[1:5], fade=0.85)
         if condition == "style":
-            plain = tuple(replace(item, texture="plain") for item in scene.items)
-            scene = replace(scene, cover=scene.items[0], items=plain)
+            scene = with_style(scene, rng)
         rendering = shapes.render(scene, SIZE)
         edges, depth = shapes.edge_map(rendering.image), rendering.depth
         if condition == "misaligned":
@@ -205,6 +209,14 @@ def make_data(n: int, condition: str, rng: np.random.Generator) -> dict[str, Any
     }
     words, mask = torch.tensor(np.stack(rows["words"])), torch.tensor(np.stack(rows["mask"]))
     return {**pictures, "words": words, "mask": mask, "scenes": scenes, "renderings": renderings}
+
+
+def with_style(scene: shapes.Scene, rng: np.random.Generator) -> shapes.Scene:
+    """The scene with plain shapes on a background whose colour and texture only the subject's picture tells."""
+    taken = {item.colour for item in scene.items}
+    colour, accent = rng.choice([name for name in shapes.COLOURS if name not in taken], 2, replace=False)
+    cover = replace(scene.items[0], colour=str(colour), accent=str(accent))
+    return replace(scene, cover=cover, items=tuple(replace(item, texture="plain") for item in scene.items))
 
 
 class Codec:
@@ -356,10 +368,9 @@ def measure(latents: Tensor, data: dict[str, Any], codec: Codec, style: bool = F
 
 
 def check(model: DiT | MultiConditionDiT, shared: dict[str, Any], seed: int, arm: str = "") -> float:
-    """Condition error from half the test scenes and few solver steps, for curves over training."""
+    """Condition error with fewer solver steps, for curves over training."""
     test = shared["test", "aligned"]
-    count = max(1, len(test["image"]) // 2)
-    latents, _ = draw_test(model, test, count, max(1, shared["draw"] * 6 // 10), seed, arm)
+    latents, _ = draw_test(model, test, len(test["image"]), max(1, shared["draw"] - 2), seed, arm)
     return measure(latents, test, shared["codec"])["condition_error"]
 
 
@@ -412,15 +423,16 @@ def trial(arm: str, condition: str, seed: int, scale: str, shared: dict[str, Any
     floor = measure(plain, test, codec, style)
     if arm == "no-condition":
         return floor
+    steps = size["steps"] if condition == "aligned" else size["controls"]
     curve, at = [shared["untrained"]], [0]
     if arm == "concat" and condition == "aligned":
         training, model = None, shared["concat"]
     else:
-        training = Training(shared["base"], shared["train", condition], arm, seed, size["steps"], size["batch"])
+        training = Training(shared["base"], shared["train", condition], arm, seed, steps, size["batch"])
         model = training.model
         checks = size["checks"] if condition == "aligned" and arm in ("pka", "uniform-t") else 1
         for _ in range(checks):
-            training.run(size["steps"] // checks)
+            training.run(steps // checks)
             if checks > 1:
                 at.append(training.done)
                 curve.append(check(model, shared, seed, arm))
@@ -459,13 +471,19 @@ def two_scopes(
 
 
 def speed(arm: str, scale: str, seed: int) -> dict[str, Any]:
-    """Seconds of a picture for growing numbers of conditions, image tokens and subjects; random weights."""
+    """Seconds of a picture for growing numbers of conditions, image tokens and subjects; random weights.
+
+    Processor time of one thread, so that trials that run beside this one do not count.
+    """
     smoke = scale == "smoke"
     width, text, rho = SCALES[scale]["width"], 16, 0.3
     torch.manual_seed(seed)
     base = DiT(CHANNELS, 1, len(shapes.VOCABULARY), text, width, 1 if smoke else 4, 4, double=0)
     model = MultiConditionDiT(base, (PATCH**2,) * 6, 2, RANK, PATTERNS[arm]).eval()
     repeats = 1 if smoke else 5
+
+    def seconds(run: Any, repeats: int) -> float:
+        return median_seconds(run, repeats, clock=time.process_time)
 
     def cost(side: int, conditions: int, subjects: int, repeats: int = repeats) -> tuple[float, Any]:
         grid = (side, side)
@@ -479,23 +497,23 @@ def speed(arm: str, scale: str, seed: int) -> dict[str, Any]:
         pattern = model.pattern
         with torch.no_grad():
             if not conditions and not subjects:
-                return PICTURE_STEPS * median_seconds(lambda: base(x, t, words), repeats), None
+                return PICTURE_STEPS * seconds(lambda: base(x, t, words), repeats), None
             contexts = model.contexts(maps, things)
             if not pattern.one_way:
 
                 def step() -> Any:
                     return model(x, t, words, contexts)
 
-                return PICTURE_STEPS * median_seconds(step, repeats), step
-            once = median_seconds(lambda: cache_conditions(model, model.contexts(maps, things)), repeats)
+                return PICTURE_STEPS * seconds(step, repeats), step
+            once = seconds(lambda: cache_conditions(model, model.contexts(maps, things)), repeats)
             ready = cache_conditions(model, contexts)
             watch = spans if pattern.scoped and subjects else None
 
             def step() -> Any:
                 return model(x, t, words, ready, compact, watch)
 
-            scoped = median_seconds(step, repeats)
-            free = median_seconds(lambda: model(x, t, words, ready, everywhere, watch), repeats) if watch else scoped
+            scoped = seconds(step, repeats)
+            free = seconds(lambda: model(x, t, words, ready, everywhere, watch), repeats) if watch else scoped
             return once + 2 * free + (PICTURE_STEPS - 2) * scoped, step
 
     sides = (4, 6) if smoke else (8, 16, 32)
@@ -504,13 +522,13 @@ def speed(arm: str, scale: str, seed: int) -> dict[str, Any]:
     by_conditions = [cost(middle, number, 1)[0] for number in numbers]
     by_tokens = [cost(side, 2, 1, 1 if side == 32 else repeats)[0] for side in sides]
     by_subjects = [cost(middle, 2, number)[0] for number in (0, 1, 2)]
-    seconds, step = cost(middle, 2, 1)
+    picture, step = cost(middle, 2, 1)
     with torch.no_grad():
         memory = peak_memory(step)
     n = middle**2
     pairs = pair_count(n, text, 2, 1, 1, n, rho, (middle, middle), [int(flux.disc_scope((middle, middle), rho).sum())])
     return {
-        "seconds_per_image": seconds,
+        "seconds_per_image": picture,
         "seconds_by_conditions": by_conditions,
         "seconds_by_tokens": by_tokens,
         "seconds_by_subjects": by_subjects,
@@ -533,8 +551,6 @@ def prepare_full(device: str, data: Path | None) -> dict[str, Any]:
     folder = data / "model"
     settings = {"steps": 2000, "size": 512, "text": 512, "draw": 28, "rate": 1e-4}
     if (data / "full.json").is_file():
-        import json
-
         settings |= json.loads((data / "full.json").read_text("utf-8"))
     dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
     pipe = flux.load_pipeline(str(folder) if folder.is_dir() else "black-forest-labs/FLUX.1-dev", device, dtype)
@@ -675,15 +691,9 @@ def figure(evidence: Evidence) -> plt.Figure:
         axis.set_axis_off()
         if not len(pictures):
             continue
-        # One drawn picture of each of two seeds (or two pictures of one), the keyword's scope bright.
-        tiles = []
-        for sample in range(min(4, pictures.shape[1])):
-            bright = np.kron(scopes[0, sample, number], np.ones((PATCH, PATCH)))[..., None]
-            tiles.append(pictures[0, sample] * (0.25 + 0.75 * bright))
-        rows = [np.concatenate(tiles[i : i + 2], axis=1) for i in range(0, len(tiles) - len(tiles) % 2, 2)] or [
-            tiles[0]
-        ]
-        axis.imshow(np.concatenate(rows, axis=0).clip(0, 1))
+        bright = np.kron(scopes[0, :, number], np.ones((PATCH, PATCH)))[..., None]
+        shown_scopes = pictures[0] * (0.25 + 0.75 * bright)
+        axis.imshow(np.concatenate([np.concatenate(row, axis=1) for row in (pictures[0], shown_scopes)]).clip(0, 1))
         axis.set_title(f"scope of the {('first', 'second')[number]} shape's word")
     for axis in axes.flat[:4]:
         if axis.get_legend_handles_labels()[0]:
