@@ -9,7 +9,7 @@ BIN := .venv/bin
 AREA = $(basename $(notdir $(firstword $(shell grep -l '"$(PAPER)"' src/assay/papers/cards/*.toml))))
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: run test lint bench clean
+.PHONY: run test lint bench browser clean
 .DEFAULT_GOAL := run
 
 run:
@@ -17,8 +17,14 @@ run:
 	@$(MAKE) --no-print-directory .venv/.ready-$(AREA)
 	$(BIN)/assay run $(PAPER) --jobs $(JOBS)
 
-test: .venv/.ready-all
+test: .venv/.ready-all browser
 	$(BIN)/pytest -n 2 --dist loadfile
+
+# The browser of the end-to-end tests, where it may be installed; without one these tests are skipped.
+browser:
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-noto-cjk >/dev/null; } || \
+	  echo "no chromium: the tests of the pages in a browser will be skipped"
 
 lint: .venv/.ready-all
 	$(BIN)/ruff format --check .

@@ -140,7 +140,7 @@ def digests(tmp_path_factory):
     return path
 
 
-@pytest.fixture()
+@pytest.fixture
 def home(assay_home, digests, tmp_path, monkeypatch):
     """A home with digests, and evidence of two papers."""
     folder = tmp_path / "evidence"
@@ -155,6 +155,6 @@ def home(assay_home, digests, tmp_path, monkeypatch):
     return assay_home
 
 
-@pytest.fixture()
+@pytest.fixture
 def site(home):
     return Site(Library(home / "digests.sqlite"))

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 
 import pytest
+from tests.web.conftest import CONTRADICTED, DAY, HOSTILE, ODD, SUPPORTED, evidence, verdict
+from tests.web.reading import Reader
 
 from assay.papers.card import AREAS
 from assay.papers.digests.store import Store
 from assay.web.addresses import list_path, paper_path
 from assay.web.library import Filters, Library
 from assay.web.pages import Site
-from tests.web.conftest import CONTRADICTED, DAY, HOSTILE, ODD, SUPPORTED, evidence, verdict
-from tests.web.reading import Reader
 
 LIMIT = 200_000
 KINDS = [
@@ -73,11 +73,29 @@ def test_search_is_well_formed_safe_and_small(site, query):
     Reader("<div>" + site.fragment(query).text + "</div>")
 
 
-@pytest.mark.parametrize("path", [
-    "nope/", "day/2001-01-01/", f"day/{DAY}/7/", f"day/{DAY}/0/", f"day/{DAY}/01/", f"day/{DAY}/in/cs.XX/", "search/99/",
-    "paper/9999.99999/", "paper/_long-0/", "paper/%/", "area/nope/", "claims/2/", "claims/x/", "zh/overview/",
-    "paper/\x00/", "a/" * 60, f"paper/{SUPPORTED}/nope.csv", "paper/2602.06938/trials.csv",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "path",
+    [
+        "nope/",
+        "day/2001-01-01/",
+        f"day/{DAY}/7/",
+        f"day/{DAY}/0/",
+        f"day/{DAY}/01/",
+        f"day/{DAY}/in/cs.XX/",
+        "search/99/",
+        "paper/9999.99999/",
+        "paper/_long-0/",
+        "paper/%/",
+        "area/nope/",
+        "claims/2/",
+        "claims/x/",
+        "zh/overview/",
+        "paper/\x00/",
+        "a/" * 60,
+        f"paper/{SUPPORTED}/nope.csv",
+        "paper/2602.06938/trials.csv",
+    ],
+)
 def test_what_is_not_there_is_told_as_404(site, path):
     page = site.page(path)
     assert page.status == 404

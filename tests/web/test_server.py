@@ -6,23 +6,36 @@ import os
 
 import pytest
 from starlette.testclient import TestClient
+from tests.web.conftest import CONTRADICTED, DAY, SUPPORTED
+from tests.web.reading import Reader
 
 from assay.web import app as web
 from assay.web import figures
 from assay.web.addresses import paper_path
 from assay.web.app import create_app
-from tests.web.conftest import CONTRADICTED, DAY, SUPPORTED
-from tests.web.reading import Reader
 
 
-@pytest.fixture()
+@pytest.fixture
 def client(home):
     with TestClient(create_app(home / "digests.sqlite"), follow_redirects=False) as found:
         yield found
 
 
-@pytest.mark.parametrize("path", ["/", "/nope/", "/static/app.js", "/static/none.css", "/figure/none.png", "/fragment?q=a", "/overview",
-                                  f"/{paper_path(SUPPORTED)}trials.csv", "/search/?q=" + "x" * 3000, "/" + "x" * 500])  # fmt: skip
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/nope/",
+        "/static/app.js",
+        "/static/none.css",
+        "/figure/none.png",
+        "/fragment?q=a",
+        "/overview",
+        f"/{paper_path(SUPPORTED)}trials.csv",
+        "/search/?q=" + "x" * 3000,
+        "/" + "x" * 500,
+    ],
+)
 def test_every_answer_forbids_what_is_not_ours(client, path):
     answer = client.get(path)
     policy = answer.headers["content-security-policy"]
@@ -33,11 +46,24 @@ def test_every_answer_forbids_what_is_not_ours(client, path):
     assert answer.headers["referrer-policy"] == "no-referrer"
 
 
-@pytest.mark.parametrize(("path", "status"), [
-    ("/", 200), ("/zh/", 200), (f"/day/{DAY}/2/", 200), ("/nope/", 404), ("/search/?q=" + "x" * 3000, 414), ("/" + "x" * 500, 414),
-    ("/%00/", 404), ("/%ff%fe/", 404), ("/paper/%2e%2e/", 404), ("/static/%2e%2e/app.py", 404), ("/search/?page=%ff&q=%00%ed%a0%80", 200),
-    ("/figure/2602.06674-0000000000000000.png", 404), ("/figure/..%2f..%2fdigests.sqlite/", 404),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/", 200),
+        ("/zh/", 200),
+        (f"/day/{DAY}/2/", 200),
+        ("/nope/", 404),
+        ("/search/?q=" + "x" * 3000, 414),
+        ("/" + "x" * 500, 414),
+        ("/%00/", 404),
+        ("/%ff%fe/", 404),
+        ("/paper/%2e%2e/", 404),
+        ("/static/%2e%2e/app.py", 404),
+        ("/search/?page=%ff&q=%00%ed%a0%80", 200),
+        ("/figure/2602.06674-0000000000000000.png", 404),
+        ("/figure/..%2f..%2fdigests.sqlite/", 404),
+    ],
+)
 def test_status(client, path, status):
     assert client.get(path).status_code == status
     assert client.head(path).status_code == status

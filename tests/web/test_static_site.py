@@ -7,15 +7,15 @@ import posixpath
 from pathlib import Path
 
 import pytest
+from tests.web.conftest import DAY, SUPPORTED
+from tests.web.reading import Reader
 
 from assay.errors import InputError
 from assay.web import figures, site
 from assay.web.addresses import paper_path
-from tests.web.conftest import DAY, SUPPORTED
-from tests.web.reading import Reader
 
 
-@pytest.fixture()
+@pytest.fixture
 def built(home, tmp_path):
     out = tmp_path / "site"
     pages = site.build(home / "digests.sqlite", out, with_figures=False)
