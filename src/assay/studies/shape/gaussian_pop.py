@@ -6,15 +6,14 @@ to splatting), to which 500 Gaussians are fitted from points on its surfaces; he
 refinement are tuned for the baseline at every kept share, on views of their own, and then used by every arm.
 
 Conditions beside the room: `textured`, the same room with a photograph on its flat wall too; and, as a control,
-`disjoint`, Gaussians that never overlap, where sum of weights and removal error must agree. Keeping 95 % is a control too.
+`disjoint`, Gaussians that never overlap, where sum of weights and removal error must agree. Keeping 95 % is another.
 
-What came out at pocket scale: the gain over the sum of weights grows as fewer are kept. The sum spends its budget on
-wide Gaussians of floor and walls and loses the fence; the removal error keeps what stands in contrast. The gain is as
-large in the textured room, so it does not come from flat areas. Scored once instead of in rounds, the removal error is
-no better than the sum: Gaussians that stand in for one another all look free and go together. The variant against the
-photographs wins before refinement and loses after it, for it removes what refinement could have mended. Pruning while
-training (C3) stays undecided: the means differ as the paper says, but the steps left after the last pruning let the
-baseline catch up in some rooms and not in others, and five rooms are too few for so wide a spread.
+What came out at pocket scale: the gain over the sum of weights grows as fewer are kept; the sum loses what is small
+and stands in contrast, such as the fence (see the figure). The gain is as large in the textured room, so it does not
+come from the flat wall. Scored once instead of in rounds, the removal error is no better than the sum: Gaussians that
+stand in for one another all look free, and go together. The variant against the photographs is ahead before
+refinement and behind after it. Pruning while training (C3) stays undecided: the means differ as the paper says, in
+most rooms by much, but in one room the sum did slightly better, and five rooms are too few for so wide a spread.
 
 At full scale the main scene is yours: `--data FOLDER` in the COLMAP layout (`sparse/0`, `images/` or `images_2|4|8/`)
 with a trained `point_cloud/iteration_*/point_cloud.ply` if there is one; every 8th image is held out. Without a trained
