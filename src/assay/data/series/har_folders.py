@@ -18,6 +18,7 @@ from assay.errors import InputError
 
 UCI_SIGNALS = tuple(f"{kind}_{axis}" for kind in ("body_acc", "body_gyro", "total_acc") for axis in "xyz")
 UCI_CLASSES = ("walking", "walking upstairs", "walking downstairs", "sitting", "standing", "laying")
+OF_EPISODES = ("Daphnet", "SKODA", "Opportunity")  # sets of short events rather than of repeating activities
 PROTOCOL = {  # seconds, samples a second, overlap
     "WISDM": (6.4, 20.0, 0.5), "PAMAP2": (5.12, 33.3, 0.5), "Daphnet": (2.0, 64.0, 0.5),
     "Opportunity": (1.0, 30.0, 0.5), "MotionSense": (2.56, 50.0, 0.5), "SKODA": (2.0, 49.0, 0.5),
@@ -35,6 +36,26 @@ def read_folder(folder: Path) -> tuple[str, Windows] | None:
         if found:
             return name, reader(found)
     return None
+
+
+def official(folder: Path | None) -> dict[str, list[Windows]]:
+    """The public sets in a folder, by kind.
+
+    Raises:
+        InputError: no folder, or none of a kind in it.
+    """
+    if folder is None:
+        raise InputError(f"the full scale needs --data FOLDER with some of: {', '.join(READERS)}")
+    parts = [folder, *sorted(p for p in folder.iterdir() if p.is_dir())] if folder.is_dir() else []
+    sets = dict(one for one in map(read_folder, parts[1:] or parts) if one)
+    kinds = {
+        "periodic": [w for name, w in sets.items() if name not in OF_EPISODES],
+        "episodic": [w for name, w in sets.items() if name in OF_EPISODES],
+    }
+    for kind, found in kinds.items():
+        if not found:
+            raise InputError(f"{folder}: no {kind} set found; known: {', '.join(READERS)}, each in a folder of its own")
+    return kinds
 
 
 def read_uci_har(found: list[Path]) -> Windows:

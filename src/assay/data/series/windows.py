@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -34,6 +34,7 @@ class Windows:
     Attributes:
         x: `(N, C, T)`. y: `(N,)`, index into `classes`. subjects: `(N,)`, who wore the sensor, or the recording.
         classes, channels: names. rate: samples a second, 0 when unknown. notes: what was left out, in words.
+        starts: `(N,)`, seconds from a recording's first sample to the window's; None when unknown.
     """
 
     x: Floats
@@ -42,11 +43,13 @@ class Windows:
     classes: tuple[str, ...]
     channels: tuple[str, ...]
     rate: float = 0.0
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+    starts: NDArray[np.float64] | None = None
 
     def take(self, rows: NDArray) -> Windows:
         """Only these windows."""
-        return replace(self, x=self.x[rows], y=self.y[rows], subjects=self.subjects[rows])
+        starts = None if self.starts is None else self.starts[rows]
+        return replace(self, x=self.x[rows], y=self.y[rows], subjects=self.subjects[rows], starts=starts)
 
 
 def cut(
@@ -68,7 +71,7 @@ def cut(
     if steps < 4 or not 0 <= overlap < 1:
         raise InputError(f"a window of {seconds:g} s at {rate:g} a second has {steps} samples, expected at least 4")
     hop = max(round(steps * (1 - overlap)), 1)
-    x, labels, subjects, notes = [], [], [], []
+    x, labels, subjects, starts, notes = [], [], [], [], []
     for recording in recordings:
         if recording.channels != recordings[0].channels:
             raise InputError(
@@ -81,13 +84,16 @@ def cut(
         stretches = _stretches(recording, seconds)
         if len(stretches) > 1:
             notes.append(f"{recording.name}: {len(stretches) - 1} gaps longer than a window, cut there")
-        for values, words in (_resample(recording, rows, rate) for rows in stretches):
+        for rows in stretches:
+            values, words = _resample(recording, rows, rate)
+            first = recording.times[rows][0] - recording.times[0]
             for start in range(0, len(values) - steps + 1, hop):
                 word, share = _most_frequent(words[start : start + steps])
                 if word and share >= purity:
                     x.append(values[start : start + steps].T)
                     labels.append(word)
                     subjects.append(recording.subject)
+                    starts.append(first + start / rate)
     if not x:
         raise InputError(
             f"no recording holds a labelled window of {seconds:g} s ({steps} samples at {rate:g} a second)"
@@ -95,7 +101,7 @@ def cut(
     classes, y = np.unique(labels, return_inverse=True)
     return Windows(
         np.stack(x).astype(np.float32), y.astype(np.int64), np.array(subjects), tuple(map(str, classes)),
-        recordings[0].channels, rate, tuple(notes),
+        recordings[0].channels, rate, tuple(notes), np.array(starts),
     )  # fmt: skip
 
 
