@@ -47,6 +47,15 @@ def test_the_nearer_item_hides_the_other_and_depth_says_so():
         assert shapes.depth_order_accuracy(shapes.render(swapped, 64).image, scene, drawn) < 0.1
 
 
+def test_layout_is_right_for_the_picture_and_wrong_for_exchanged_items():
+    a, b = Item("disk", "red", 0.3, 0.5, 0.2, "stripes", "white"), Item("square", "blue", 0.7, 0.5, 0.2)
+    scene, drawn = Scene((a, b)), shapes.render(Scene((a, b)), 64)
+    assert shapes.layout_accuracy(drawn.image, scene, drawn) > 0.97
+    exchanged = Scene((replace(a, x=b.x), replace(b, x=a.x)))
+    assert shapes.layout_accuracy(shapes.render(exchanged, 64).image, scene, drawn) < 0.2
+    assert np.isnan(shapes.layout_accuracy(drawn.image, scene, replace(drawn, masks=drawn.masks & False)))
+
+
 def test_depth_order_is_unknown_where_nothing_crosses():
     scene = Scene((Item("disk", "red", 0.2, 0.2, 0.15), Item("disk", "blue", 0.8, 0.8, 0.15)))
     drawn = shapes.render(scene)

@@ -307,6 +307,18 @@ def depth_order_accuracy(image: Array, scene: Scene, rendering: Rendering) -> fl
     return float(together.mean()) if together.size else float("nan")
 
 
+def layout_accuracy(image: Array, scene: Scene, rendering: Rendering) -> float:
+    """Share of the items' visible pixels that show the item which is there: its colour is the closest of all items'."""
+    nearest = np.stack(
+        [
+            np.linalg.norm(image - nearest_mix(item, image.reshape(-1, 3)).reshape(image.shape), axis=-1)
+            for item in scene.items
+        ]
+    ).argmin(axis=0)
+    there = rendering.masks.any(axis=0)
+    return float((nearest == rendering.masks.argmax(axis=0))[there].mean()) if there.any() else float("nan")
+
+
 def nearest_mix(item: Item, pixels: Array, strength: float = 0.8) -> Array:
     """For pixels `(P, 3)` the nearest colour the item can have, on the line from its colour to its accent."""
     start = np.array(COLOURS[item.colour])
