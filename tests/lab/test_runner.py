@@ -171,3 +171,17 @@ def test_a_trial_must_return_numbers(toy, study, monkeypatch):
     outcome = runner.run(study, Options(jobs=1, seeds=1))
     assert len(outcome.failed) == 6
     assert "expected a number" in outcome.failed[0].error
+
+
+def test_workers_of_a_killed_run_stop_at_the_next_trial(toy, assay_home):
+    process = toy.popen("run", toy.paper, "--jobs", 2, "--seeds", 2, TOY_SLEEP="0.5")
+    store = assay_home / "trials.sqlite"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and _count(store) < 2:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)  # the runner alone: its workers live on
+    process.wait()
+    time.sleep(1.0)
+    ran = len(toy.log)
+    time.sleep(1.5)
+    assert len(toy.log) == ran < 12

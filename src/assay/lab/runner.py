@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -141,9 +142,12 @@ def _run_missing(
 ) -> None:
     jobs = options.jobs or default_jobs(study.threads)
     run_id = uuid.uuid4().hex
+    runner = os.getpid() if options.engine == "local" else 0
 
     def job_of(trials: Sequence[Trial]) -> SeedJob:
-        return SeedJob(study.module, extra, setting, tuple(trials), str(options.store), run_id, options.time_limit)
+        return SeedJob(
+            study.module, extra, setting, tuple(trials), str(options.store), run_id, options.time_limit, runner
+        )
 
     waiting = [job_of(list(trials)) for _, trials in groupby(missing, key=lambda trial: trial.seed)]
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import random
 import signal
 import sys
@@ -32,7 +33,10 @@ class TrialTimeout(BaseException):
 
 @dataclass(frozen=True)
 class SeedJob:
-    """The unit that is scheduled: one seed's preparation and the trials that use it."""
+    """The unit that is scheduled: one seed's preparation and the trials that use it.
+
+    `runner` is the process that waits for the results on this machine; 0 where workers are not its children.
+    """
 
     module: str
     extra: str
@@ -41,6 +45,7 @@ class SeedJob:
     store: str
     run: str
     limit: float | None = None
+    runner: int = 0
 
 
 def run_seed(job: SeedJob) -> list[Result]:
@@ -88,6 +93,8 @@ def _run(study: Study, job: SeedJob, store: Store | None) -> Iterator[Result]:
             yield from (Result(trial, {}, 0.0, text) for trial in job.trials)
             return
     for trial in job.trials:
+        if _orphaned(job.runner):
+            return
         if store is not None:
             store.start(job.setting, trial, job.run)
         _seed_everything(study.paper, trial.seed)
@@ -106,6 +113,11 @@ def _run(study: Study, job: SeedJob, store: Store | None) -> Iterator[Result]:
         except (Exception, TrialTimeout) as error:
             error_text = _explain(error)
         yield Result(trial, metrics, time.perf_counter() - start, error_text)
+
+
+def _orphaned(runner: int) -> bool:
+    """Whether the run that wanted the results has been killed: its workers then stop at the next trial."""
+    return runner not in (0, os.getpid(), os.getppid())
 
 
 def plain_metrics(returned: Any) -> dict[str, Any]:
