@@ -29,9 +29,11 @@ def tiny(**changes) -> ViT:
 def theirs(name: str, **more) -> nn.Module:
     transformers = pytest.importorskip("transformers")
     config = getattr(transformers, name.split("For")[0].removesuffix("Model") + "Config")
-    hidden = {"mlp_ratio": 2} if name.startswith("Dinov2") else {"intermediate_size": 32}
+    shape = {"intermediate_size": 32}
+    if name.startswith("Dinov2"):  # its position table is a square in transformers
+        shape = {"mlp_ratio": 2, "image_size": 16}
     torch.manual_seed(0)
-    model = getattr(transformers, name)(config(**SMALL, **hidden, num_labels=5, **more))
+    model = getattr(transformers, name)(config(**SMALL | shape, num_labels=5, **more))
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.3)
     return model.eval()
@@ -49,12 +51,15 @@ def theirs(name: str, **more) -> nn.Module:
 )
 def test_gives_the_logits_of_the_model_it_was_read_from(name: str, more: dict, images: Tensor) -> None:
     model = theirs(name, **more)
+    if name.startswith("Dinov2"):
+        images = images.repeat(1, 1, 1, 2)
     with torch.no_grad():
         torch.testing.assert_close(from_hugging_face(model)(images), model(images).logits, rtol=1e-4, atol=1e-5)
 
 
 def test_gives_the_tokens_of_a_model_without_head(images: Tensor) -> None:
     model = theirs("Dinov2Model")
+    images = images.repeat(1, 1, 1, 2)
     with torch.no_grad():
         found = from_hugging_face(model)(images, return_tokens=True).tokens
         torch.testing.assert_close(found, model(images).last_hidden_state, rtol=1e-4, atol=1e-5)
