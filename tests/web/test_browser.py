@@ -62,7 +62,7 @@ SIZES = {"desktop": {"width": 1280, "height": 900}, "phone": {"width": 390, "hei
 @pytest.fixture(scope="module")
 def chromium():
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS, timeout=180_000)
         yield browser
         browser.close()
 
@@ -76,9 +76,9 @@ def served(home, monkeypatch):
 
     monkeypatch.setattr(library, "PER_PAGE", 6)
     record.write(evidence(CONTRADICTED, [verdict("C1", "contradicted", -0.2), verdict("C2", "inconclusive", 0.0)]))
-    summary = site.Library(home / "x").states[SUPPORTED].summary
     (home / "figures").mkdir()
-    (home / "figures" / f"{figures.stem_of(summary)}.png").write_bytes(_picture())
+    for row in library.Library(home / "x").judged:
+        (home / "figures" / f"{figures.stem_of(row.state.summary)}.png").write_bytes(_picture())
     monkeypatch.setattr(figures, "draw", lambda papers: None)
     listening = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(create_app(home / "digests.sqlite"), log_level="error"))
@@ -188,7 +188,7 @@ def test_search_as_you_type(chromium, served):
             "document.querySelector('input[name=day]').value = ''"
         )
         page.locator("#q").press_sequentially("strin", delay=20)
-        page.wait_for_function("document.querySelectorAll('#results article').length === 1")
+        sync_api.expect(page.locator("#results article")).to_have_count(1, timeout=60_000)
         assert "An old identifier" in page.inner_text("#results")
         assert "1 papers" in page.inner_text("#found")
         page.click("#results h2 a")
@@ -203,7 +203,7 @@ def test_hostile_words_typed_are_only_words(chromium, served):
         page.fill("#q", "<img src=x onerror=alert(1)> hostile")
         page.wait_for_timeout(800)
         page.fill("#q", "hostile")
-        page.wait_for_function("document.querySelectorAll('#results article').length === 1")
+        sync_api.expect(page.locator("#results article")).to_have_count(1, timeout=60_000)
         assert "<script>alert(1)</script>" in page.inner_text("#results")
         page.keyboard.press("Enter")
         page.wait_for_load_state("networkidle")
@@ -262,13 +262,13 @@ def test_the_static_site_in_a_folder(chromium, static, shots):
         page = watched.go("")
         page.click("a:has-text('Search')")
         page.fill("#q", "strings")
-        page.wait_for_function("document.querySelectorAll('#results article').length === 1")
+        sync_api.expect(page.locator("#results article")).to_have_count(1, timeout=60_000)
         page.screenshot(path=shots / "static-search.png")
         page.click("#results a")
         page.wait_for_load_state()
         assert "An old identifier" in page.inner_text("h1")
         page = watched.go("search/?q=known&verdict=stale")
-        page.wait_for_function("document.querySelectorAll('#results article').length === 1")
+        sync_api.expect(page.locator("#results article")).to_have_count(1, timeout=60_000)
         assert "real data" in page.inner_text("#results")
         page = watched.go(f"zh/day/{DAY}/2/")
         page.fill("#q", "hostile")

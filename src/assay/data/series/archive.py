@@ -33,7 +33,7 @@ def read_archive(name: str, steps: int | None = None) -> Windows:
     try:
         folder = Path(str(distribution("aeon").locate_file("aeon/datasets/data"))) / name
     except PackageNotFoundError as error:
-        raise MissingExtra("aeon is not installed; install it with: pip install 'assay[adaptation]'") from error
+        raise MissingExtra("aeon is not installed; install it with: pip install --no-deps aeon") from error
     parts = [read_ts(folder / f"{name}_{part}.ts") for part in ("TRAIN", "TEST")]
     series = [s for part in parts for s in part[0]]
     labels = [label for part in parts for label in part[1]]

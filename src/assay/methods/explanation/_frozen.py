@@ -33,7 +33,7 @@ LINEAR = (
 NAMED = ("GELUActivation", "GELUTanh", "SiLUActivation", "LayerScale", "DropPath")  # ends of class names elsewhere
 
 
-class UnsupportedLayer(ValueError):  # noqa: N818 (says what it is)
+class UnsupportedLayer(ValueError):
     """A layer of the model is not known to be linear with input-dependent coefficients."""
 
 
