@@ -19,9 +19,9 @@ _NUMBER = re.compile(r"[-−]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
 class Effect:
     """A claim's effect on a scale that all claims share.
 
-    `place`, `low`, `high` lie in -1 .. 1: how far the figure passes (right) or misses (left) its limit, r / (1 + r) with
-    r the root of the relative difference, so that a hundredth and a thousandfold are both seen. None: the effect could
-    not be measured.
+    `place`, `low`, `high` lie in -1 .. 1: how far the figure passes (right) or misses (left) its limit, r / (1 + r)
+    with r the root of the relative difference, so that a hundredth and a thousandfold are both seen. None: the effect
+    could not be measured.
     """
 
     verdict: Mapping[str, Any]
