@@ -96,7 +96,7 @@ def test_a_detector_learns_one_scene(kind):
         step = lambda: net.loss([cloud], [wanted], [torch.tensor([0])])  # noqa: E731
         detect = lambda: net.detect(cloud)  # noqa: E731
     optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3)
-    for _ in range(60):
+    for _ in range(500):
         loss = step()
         optimizer.zero_grad()
         loss.backward()
