@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
 import pytest
@@ -158,3 +159,11 @@ def home(assay_home, digests, tmp_path, monkeypatch):
 @pytest.fixture
 def site(home):
     return Site(Library(home / "digests.sqlite"))
+
+
+def pytest_collection_modifyitems(items):
+    """The browser tests take minutes on a slow machine: they run when ASSAY_BROWSER is set."""
+    if not os.environ.get("ASSAY_BROWSER"):
+        for item in items:
+            if item.path.name == "test_browser.py":
+                item.add_marker(pytest.mark.skip(reason="browser tests run with ASSAY_BROWSER=1"))
