@@ -14,9 +14,9 @@ closed form is worth its exactness and its derivatives here, not speed.
 How far this reaches: on the motorcycle nearly every steep and textured surface is the floor, so C2 is a statement about
 that floor; there are few patches tilted between 40 and 70 degrees. A first version took points whose patches overlapped
 almost whole and five scenes a seed, and could not decide C2, C3 and C5 (same sign, wide intervals). Points are now
-thinned to every seventh row and column and there are ten scenes; seeds that were not looked at before (5 to 9) agree in
-sign on all three. The spread over seeds is taken as the standard error itself, which is right for the resampled picture
-and too careful for the fresh scenes.
+thinned to every seventh row and column, there are ten scenes, and a tilt bin needs five points instead of ten to be
+counted; seeds that were not looked at before (5 to 9) agree in sign on all three. The spread over seeds is taken as
+the standard error itself, which is right for the resampled picture and too careful for the fresh scenes.
 """
 
 from __future__ import annotations
