@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 
 import pytest
@@ -34,7 +33,7 @@ HOSTILE = Entry(
     comment=SCRIPT,
 )
 ODD = [
-    Entry(id="hep-th/9901001", title="An old identifier", abstract="strings", date="1999-01-02"),
+    Entry(id="hep-th/9901001", title="An old identifier", abstract="strings on a worldsheet", date="1999-01-02"),
     Entry(doi="10.1/a b?c#d/../e%2f..", title="An odd DOI", links={"abs": "javascript:alert(5)"}, abstract="odd"),
     Entry(doi="10.1/" + "y" * 400, title="A very long DOI", abstract="odd", links={"pdf": "https://example.org/a.pdf"}),
     Entry(title="No identifier at all", abstract="odd", links={"code": 'https://example.org/"onclick="x'}),
@@ -159,11 +158,3 @@ def home(assay_home, digests, tmp_path, monkeypatch):
 @pytest.fixture
 def site(home):
     return Site(Library(home / "digests.sqlite"))
-
-
-def pytest_collection_modifyitems(items):
-    """The browser tests take minutes on a slow machine: they run when ASSAY_BROWSER is set."""
-    if not os.environ.get("ASSAY_BROWSER"):
-        for item in items:
-            if item.path.name == "test_browser.py":
-                item.add_marker(pytest.mark.skip(reason="browser tests run with ASSAY_BROWSER=1"))

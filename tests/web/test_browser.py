@@ -187,7 +187,7 @@ def test_search_as_you_type(chromium, served):
         page.fill("input[name=day]", "") if page.is_visible("input[name=day]") else page.evaluate(
             "document.querySelector('input[name=day]').value = ''"
         )
-        page.locator("#q").press_sequentially("strin", delay=20)
+        page.locator("#q").press_sequentially("worldsh", delay=20)
         sync_api.expect(page.locator("#results article")).to_have_count(1, timeout=60_000)
         assert "An old identifier" in page.inner_text("#results")
         assert "1 papers" in page.inner_text("#found")
@@ -261,7 +261,7 @@ def test_the_static_site_in_a_folder(chromium, static, shots):
     with Watched(chromium, static) as watched:
         page = watched.go("")
         page.click("a:has-text('Search')")
-        page.fill("#q", "strings")
+        page.fill("#q", "worldsheet")
         sync_api.expect(page.locator("#results article")).to_have_count(1, timeout=60_000)
         page.screenshot(path=shots / "static-search.png")
         page.click("#results a")
