@@ -1,11 +1,9 @@
 """Windows, splits, simulators, and readers of the official layouts on small files of the same form."""
 
-from importlib import metadata
-
 import numpy as np
 import pytest
 
-from assay.data.series import archive, har
+from assay.data.series import archive, har, watch
 from assay.data.series.har_folders import UCI_SIGNALS, read_folder
 from assay.data.series.recordings import read_npz, read_windows
 from assay.data.series.windows import (
@@ -122,20 +120,44 @@ def test_pink_noise_has_one_over_f_power():
     assert abs(slope + 1) < 0.1
 
 
-def test_sets_of_the_wheel():
-    try:
-        metadata.distribution("aeon")
-    except metadata.PackageNotFoundError:
-        pytest.skip("aeon, whose wheel carries the series, is not installed")
-    basic = archive.read_archive("BasicMotions")
-    assert basic.x.shape == (80, 6, 100)
-    assert (np.bincount(basic.y) == 20).all()
-    assert archive.read_archive("GunPoint").x.shape == (200, 1, 150)
-    pickup = archive.read_archive("PickupGestureWiimoteZ", 64)
-    assert pickup.x.shape == (100, 1, 64)
-    assert (np.bincount(pickup.y) == 10).all()
-    with pytest.raises(InputError, match="choose from"):
-        archive.read_archive("Basic")
+def test_watch_of_the_wheel():
+    if watch.installed() is None:
+        pytest.skip("seglearn, whose wheel carries the recordings, is not installed")
+    recordings = watch.read_watch()
+    assert len(recordings) == 140
+    each = {(r.subject, r.labels[0]) for r in recordings}
+    assert len(each) == 10 * len(watch.EXERCISES)  # ten persons, every exercise with either arm
+    assert all(r.values.shape == (len(r.times), 6) and np.isfinite(r.values).all() for r in recordings)
+    gravity = [np.linalg.norm(r.values[:, :3], axis=1).mean() for r in recordings]
+    assert 0.9 < np.median(gravity) < 1.4  # in g, and smooth in time: the numbers were put back in their order
+    rough = [np.abs(np.diff(r.values, axis=0)).mean(0) / r.values.std(0) for r in recordings]
+    assert np.median(rough) < 0.4  # in another order it is above 2
+    assert cut(recordings, 2.56, 50.0).x.shape[1:] == (6, 128)
+
+
+def test_watch_refuses_another_file_and_runs_nothing(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (tmp_path.joinpath("ran").touch, ())
+
+    path = tmp_path / "watch_dataset.npy"
+    np.save(path, np.array({"X": Bomb()}), allow_pickle=True)
+    with pytest.raises(InputError, match="SHA-256"):
+        watch.read_watch(path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_ts_sets_are_joined_and_stretched(tmp_path):
+    (tmp_path / "A_TRAIN.ts").write_text("@data\n1,2,3:4,5,6:b\n1,1,1:2,2,2:a\n")
+    (tmp_path / "A_TEST.ts").write_text("@data\n0,1,2,3,4:0,0,0,0,8:a\n")
+    made = read_windows(tmp_path, 1, 10)
+    assert (made.x.shape, made.classes, made.rate) == ((3, 2, 3), ("a", "b"), 10)
+    np.testing.assert_allclose(made.x[0], [[0, 2, 4], [0, 0, 8]])
+    assert made.y.tolist() == [0, 1, 0]
+    assert "3 to 5" in made.notes[0]
+    (tmp_path / "A_TEST.ts").write_text("@data\n0,1,2:a\n")
+    with pytest.raises(InputError, match="one number of channels"):
+        read_windows(tmp_path, 1, 10)
 
 
 def test_ts_refuses_a_broken_line(tmp_path):

@@ -140,6 +140,20 @@ def test_peers_learn_too():
     assert (bank.predict(fresh) == truth).float().mean() > 0.9
 
 
+@pytest.mark.parametrize(("rows", "features"), [(40, 90), (200, 30)])
+def test_ridge_picks_the_penalty_that_scikit_learn_picks(rows, features):
+    linear = pytest.importorskip("sklearn.linear_model")
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(rows, features, generator=generator).double()
+    x = x - x.mean(0)
+    y = x[:, :2] + torch.randn(rows, 2, generator=generator)
+    bank = RandomKernels(generator=generator)
+    bank._ridge(x, y)
+    theirs = linear.RidgeCV(np.logspace(-1, 5, 13)).fit(x.numpy(), y.numpy())
+    np.testing.assert_allclose(bank.weight.numpy(), theirs.coef_.T, atol=1e-8)
+    np.testing.assert_allclose(bank.bias.numpy(), theirs.intercept_, atol=1e-8)
+
+
 def test_integer_sums_are_the_float_convolution_of_the_dequantised(trained):
     net, x, _ = trained
     small = quantize(net, x)

@@ -1,46 +1,38 @@
-"""Real sensor series that travel inside a library: files of the `aeon` wheel, read without importing it.
+"""Sets of the UCR and UEA archives: .ts files, as aeon and sktime carry and write them.
 
-BasicMotions (smartwatch, 6 channels, 80 windows of four activities), GunPoint (hand position, 200 windows),
-PickupGestureWiimoteZ (one axis of a controller, 100 windows of unequal length; the classes are the ten persons).
-The files say nothing about who wore the watch or moved the hand.
+The files do not say who wore the sensor, so the subject of every window is "" (unknown).
 """
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, distribution
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from assay.data.series.windows import Windows
-from assay.errors import InputError, MissingExtra
-
-NAMES = ("BasicMotions", "GunPoint", "PickupGestureWiimoteZ")
-RATES = {"BasicMotions": 10.0}
+from assay.errors import InputError
 
 
-def read_archive(name: str, steps: int | None = None) -> Windows:
-    """A set of the wheel, training and test file joined; the subject of each window is unknown ("").
-
-    Args:
-        name: one of `NAMES`. steps: length to stretch every series to, linearly; None: all have one length already.
+def read_ts_set(paths: Sequence[Path], rate: float = 0.0) -> Windows:
+    """The windows of several .ts files (of training and of testing, say); unequal lengths are stretched to the median.
 
     Raises:
-        InputError: an unknown name. MissingExtra: aeon is not installed.
+        InputError: an unreadable file, or other channels in one series than in another.
     """
-    if name not in NAMES:
-        raise InputError(f"no set {name!r} in the wheel; choose from: {', '.join(NAMES)}")
-    try:
-        folder = Path(str(distribution("aeon").locate_file("aeon/datasets/data"))) / name
-    except PackageNotFoundError as error:
-        raise MissingExtra("aeon is not installed; install it with: pip install --no-deps aeon") from error
-    parts = [read_ts(folder / f"{name}_{part}.ts") for part in ("TRAIN", "TEST")]
+    parts = [read_ts(path) for path in paths]
     series = [s for part in parts for s in part[0]]
     labels = [label for part in parts for label in part[1]]
+    if not series or len({len(s) for s in series}) > 1:
+        raise InputError(f"{', '.join(map(str, paths))}: expected series of one number of channels, and at least one")
+    lengths = {s.shape[1] for s in series}
+    steps = round(float(np.median([s.shape[1] for s in series])))
+    x = np.stack([stretch(s, steps) if len(lengths) > 1 else s for s in series]).astype(np.float32)
     classes, y = np.unique(labels, return_inverse=True)
-    x = np.stack([stretch(s, steps) if steps else s for s in series]).astype(np.float32)
+    notes = (f"series of {min(lengths)} to {max(lengths)} samples, stretched to {steps}",) if len(lengths) > 1 else ()
     channels = tuple(f"channel {i}" for i in range(x.shape[1]))
-    return Windows(x, y.astype(np.int64), np.full(len(y), ""), tuple(map(str, classes)), channels, RATES.get(name, 0.0))
+    unknown = np.full(len(y), "")
+    return Windows(x, y.astype(np.int64), unknown, tuple(map(str, classes)), channels, rate, notes)
 
 
 def read_ts(path: Path) -> tuple[list[np.ndarray], list[str]]:
@@ -51,8 +43,12 @@ def read_ts(path: Path) -> tuple[list[np.ndarray], list[str]]:
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file")
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as text ({error})") from error
     series, labels = [], []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(lines, 1):
         if not line.strip() or line[0] in "#@":
             continue
         *channels, label = line.strip().split(":")
@@ -62,6 +58,8 @@ def read_ts(path: Path) -> tuple[list[np.ndarray], list[str]]:
             series.append(np.stack(kept))
         except ValueError as error:
             raise InputError(f"{path}: line {number} is no series of channels of one length") from error
+        if not series[-1].size or not np.isfinite(series[-1]).all():
+            raise InputError(f"{path}: line {number} holds no finite numbers")
         labels.append(label)
     return series, labels
 

@@ -1,4 +1,4 @@
-"""A user's recordings: CSV files, an .npz of windows, or a folder of a public set."""
+"""A user's recordings: CSV files, an .npz of windows, .ts files, or a folder of a public set."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from assay.data.series.archive import read_ts_set
 from assay.data.series.har_folders import read_folder
 from assay.data.series.windows import Recording, Windows, cut
 from assay.errors import InputError
@@ -14,6 +15,8 @@ from assay.errors import InputError
 
 def read_windows(path: Path, seconds: float, rate: float, overlap: float = 0.5) -> Windows:
     """Windows of a folder of CSV recordings, one CSV, an .npz, or a public set (then its own protocol holds).
+
+    A .ts file of the UCR and UEA archives, or a folder of some, holds windows already; then `seconds` does not count.
 
     A CSV has the columns `time` (seconds), sensors, `label` and, if wanted, `subject`; without `subject` every file
     counts as one. An .npz holds `x` (N, C, T), `y` (N,) and, if wanted, `subject` (N,).
@@ -25,11 +28,15 @@ def read_windows(path: Path, seconds: float, rate: float, overlap: float = 0.5) 
         known = read_folder(path)
         if known is not None:
             return known[1]
+        if series := sorted(path.glob("*.ts")):
+            return read_ts_set(series, rate)
         files = sorted(path.glob("*.csv"))
         if not files:
             raise InputError(f"{path}: no CSV recordings and no known set in it")
     elif path.suffix == ".npz":
         return read_npz(path, rate)
+    elif path.suffix == ".ts":
+        return read_ts_set([path], rate)
     elif path.is_file():
         files = [path]
     else:

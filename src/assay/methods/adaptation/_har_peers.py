@@ -129,17 +129,26 @@ class RandomKernels:
         return self.weight.numel() + self.bias.numel() + 3 * len(self.mean)
 
     def _ridge(self, x: Tensor, target: Tensor) -> None:
+        """Weights of least leave-one-out error over penalties; solved in the smaller of samples and features."""
         self.bias = target.mean(dim=0)
         centred = target - self.bias
-        values, vectors = torch.linalg.eigh(x @ x.T)
-        rotated = vectors.T @ centred
+        if len(x) <= x.shape[1]:
+            values, vectors = torch.linalg.eigh(x @ x.T)
+            scores, back = vectors, x.T @ vectors
+            power = values.clamp(min=0)
+        else:
+            values, vectors = torch.linalg.eigh(x.T @ x)
+            power = values.clamp(min=0)
+            root = power.sqrt().clamp(min=1e-12)
+            scores, back = (x @ vectors) / root, vectors * root
+        rotated = scores.T @ centred
         best = np.inf
         for alpha in np.logspace(-1, 5, 13):
-            share = 1 / (values.clamp(min=0) + alpha)
-            dual = vectors @ (share[:, None] * rotated)
-            error = float(((dual / ((vectors**2) @ share)[:, None]) ** 2).mean())
+            hat = 1 / len(x) + (scores**2) @ (power / (power + alpha))  # the offset is fitted too
+            left = centred - scores @ ((power / (power + alpha))[:, None] * rotated)
+            error = float(((left / (1 - hat).clamp(min=1e-9)[:, None]) ** 2).mean())
             if error < best:
-                best, self.weight = error, x.T @ dual
+                best, self.weight = error, back @ (rotated / (power + alpha)[:, None])
 
 
 def _convolve(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
