@@ -176,9 +176,9 @@ def test_reading_is_linear_in_hostile_text(form, line):
 
     def cost(size: int) -> float:
         text = head[form] + line * (size // len(line))
-        start = time.perf_counter()
+        start = time.process_time()
         FORMATS[form].read(text)
-        return time.perf_counter() - start
+        return time.process_time() - start
 
     small = min(cost(20_000) for _ in range(3))
     assert cost(200_000) < 60 * small + 0.05
@@ -190,7 +190,7 @@ def test_fifty_megabytes_of_one_line_do_not_stall():
         b"# T\n\n**Abstract**: ",
         b'{"title": "',
     ):
-        start = time.perf_counter()
+        start = time.process_time()
         digest = detect.read(head + b"](*[ " * 10_000_000, "big")
-        assert time.perf_counter() - start < 8
+        assert time.process_time() - start < 8
         assert digest.entries or digest.problems
