@@ -94,6 +94,7 @@ DRAWN = ("aligned", "misaligned", "style")
 
 study = Study(
     paper="2602.06850",
+    seeds=4,  # two rounds of two workers: a seed takes two minutes
     arms={
         "no-condition": "the base model with the caption alone",
         "concat": "all tokens appended, everything attends to everything (what the paper replaces)",
