@@ -58,7 +58,7 @@ def read_volume(path: Path) -> Volume:
 
 
 def read_itk(path: Path) -> Any:
-    """The same as a SimpleITK image of float32.
+    """The same as a SimpleITK image of float32. (ITK reads NaN in a NIfTI file, a common background, as 0.)
 
     Raises:
         InputError: as `read_volume`.

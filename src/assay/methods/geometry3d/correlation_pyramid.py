@@ -157,7 +157,7 @@ def register(
                 if not bool(there.any()):
                     raise ValueError(f"before stride {g} the moving volume was shifted out of view altogether")
             pooled = _pooled_features(warped, there, radius, dilation, {g} if levels else {g, FINE})
-            fine_moving = pooled.pop(FINE, fine_moving)
+            fine_moving = fine_moving if levels else pooled[FINE]
             u = u + upsample_field(match_level(pooled_fixed[g], pooled[g], q, weights, average, inverse), g, shape)
             x = _grid_points(inside_fixed, g)
             motion = as_matrix(*least_trimmed_rigid(x, _map_by(u[0], x)))
