@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,12 @@ from assay.data.series.windows import cut, drop_constant, split_by_subject, spli
 from assay.errors import InputError
 from assay.methods.adaptation.micro_conv_lstm import Fit, MicroBiConvLSTM, predict, quantize, to_onnx
 from assay.metrics.cost import parameter_count
+from assay.studies.adaptation._micro_arms import Task, macro_f1, train
 from assay.studies.adaptation._micro_report import Trained, confusion, footprint, load, save, write_csv
-from assay.studies.adaptation.micro_conv_lstm import Task, macro_f1, train
 
 
 def run(
-    recordings: Path, out: Path, window: float, rate: float, overlap: float, export: Sequence[str], updates: int,
+    recordings: Path, out: Path, window: float, rate: float, overlap: float, export: str, updates: int,
     seed: int, model: Path | None,
 ) -> dict[str, Any]:  # fmt: skip
     """What the study's `apply` does; arguments as there."""
@@ -30,6 +29,9 @@ def run(
             f"--window and --rate must be positive, --overlap in [0, 1) and --updates at least 1, got {window},"
             f" {rate}, {overlap} and {updates}"
         )
+    wanted = {word.strip() for word in export.split(",")}
+    if not wanted <= {"onnx", "c", "none"} or ("none" in wanted and len(wanted) > 1):
+        raise InputError(f"--export {export}: expected onnx, c, onnx,c or none")
     if model is not None:
         return label(recordings, load(model), out)
     windows = drop_constant(read_windows(recordings, window, rate, overlap))
@@ -53,16 +55,17 @@ def run(
         raise InputError(f"{recordings}: {error}") from error
     ready = Trained(shell, windows.classes, windows.channels, steps / rate, rate, mean, std)
     x, y = ready.standardised(windows.x), torch.from_numpy(windows.y)
-    whole = Task(x[train_rows], y[train_rows], x[test_rows], y[test_rows], len(windows.classes))
+    people = windows.subjects[train_rows]
+    whole = Task(x[train_rows], y[train_rows], people, x[test_rows], y[test_rows], len(windows.classes))
     net = train(MicroBiConvLSTM, whole, seed, Fit(lr=5e-3, updates=updates))
     ready = replace(ready, net=net)
     small = quantize(net, whole.x[torch.randperm(len(whole.x), generator=torch.Generator().manual_seed(seed))[:200]])
 
     save(ready, out / "model")
     np.savez(out / "int8.npz", **small.state())
-    if "c" in export:
+    if "c" in wanted:
         small.to_c(out / "micro.h")
-    if "onnx" in export:
+    if "onnx" in wanted:
         to_onnx(net, out / "model.onnx")
         to_onnx(small, out / "model_int8.onnx")
     said, said8 = predict(net, whole.x_test).argmax(1), small(whole.x_test).argmax(1)

@@ -27,7 +27,7 @@ from assay.methods.adaptation.micro_conv_lstm import (
     to_onnx,
 )
 from assay.metrics.cost import parameter_count
-from assay.studies.adaptation.micro_conv_lstm import EIGHT
+from assay.studies.adaptation._micro_arms import EIGHT
 
 MAIN = """#include <stdio.h>
 #include "micro.h"

@@ -15,7 +15,9 @@ from assay.errors import InputError
 from assay.lab.apply import run_apply
 from assay.methods.adaptation.micro_conv_lstm import Fit
 from assay.studies.adaptation import micro_conv_lstm as module
-from assay.studies.adaptation.micro_conv_lstm import apply, macro_f1, study, task, trial
+from assay.studies.adaptation._micro_arms import held_out, macro_f1
+from assay.studies.adaptation._micro_tuning import development
+from assay.studies.adaptation.micro_conv_lstm import apply, study, task, trial
 
 
 def write_recordings(folder, subjects=("ann", "bob", "cy"), seconds=30, rate=25, constant=False, gap=False):
@@ -83,6 +85,8 @@ def test_apply_refuses(tmp_path):
         apply(tmp_path / "none", tmp_path / "o")
     with pytest.raises(InputError, match="must be positive"):
         apply(empty, tmp_path / "o", window=-1)
+    with pytest.raises(InputError, match="--export onnx,java"):
+        apply(empty, tmp_path / "o", export="onnx,java")
     np.savez(tmp_path / "one.npz", x=np.random.default_rng(0).normal(size=(6, 3, 20)), y=np.zeros(6))
     with pytest.raises(InputError, match="at least two"):
         apply(tmp_path / "one.npz", tmp_path / "o")
@@ -99,6 +103,54 @@ def test_macro_f1_is_scikit_learns():
     generator = torch.Generator().manual_seed(0)
     said, truth = torch.randint(0, 4, (2, 200), generator=generator)
     assert macro_f1(said, truth, 4) == pytest.approx(100 * metrics.f1_score(truth, said, average="macro"))
+
+
+def test_apply_on_ts_windows(tmp_path):
+    made = har.periodic(np.random.default_rng(0), subjects=1, each=36)
+    lines = [
+        ":".join(",".join(f"{v:.3f}" for v in row) for row in x) + f":{y}" for x, y in zip(made.x, made.y, strict=True)
+    ]
+    (tmp_path / "Set_TRAIN.ts").write_text("\n".join(["@data", *lines]))
+    out = tmp_path / "o"
+    report = run_apply(study, [str(tmp_path / "Set_TRAIN.ts"), "--out", str(out), "--export", "c", "--updates", "2"])
+    assert report["windows"]["steps"] == 128
+    assert report["classes"] == list("012345")
+
+
+def test_tuning_sees_no_judged_window(monkeypatch):
+    """Persons of tuning tasks never test in a judged split, and held-out persons do not train."""
+    made = har.periodic(np.random.default_rng(0), subjects=10, each=12)
+    monkeypatch.setattr(module, "watch", lambda scale: (made, sorted(set(made.subjects.tolist()))))
+    monkeypatch.setattr("assay.studies.adaptation._micro_tuning.watch", module.watch)
+    first = {"s00", "s01", "s02", "s03"}
+    for seed in range(20):
+        assert first <= set(module.watch_task(np.random.default_rng(seed), "pocket").people)
+    tasks = development("watch", 1000)
+    assert len(tasks) == module.ALWAYS_TRAIN
+    for one in tasks:
+        assert set(one.people) < first
+        assert len(one.x) == 36
+    task = module.simulated("episodic", 3, "smoke")
+    inner = held_out(task, ["s00"])
+    assert "s00" not in inner.people
+    assert len(inner.x) + len(inner.x_test) == len(task.x)
+
+
+def test_without_the_wheel_a_simulated_set_stands_in_and_the_evidence_says_so(monkeypatch):
+    monkeypatch.setattr(module, "installed", lambda: None)
+    monkeypatch.setattr(module, "watch", module.watch.__wrapped__)
+    windows, persons = module.watch("smoke")
+    assert len(persons) == 10
+    assert windows.x.shape[1:] == (6, 128)
+    assert study.data_kind("pocket") == "simulated"
+    monkeypatch.setattr(module, "installed", lambda: __file__)
+    assert study.data_kind("pocket") == "real and simulated"
+
+
+def test_every_trained_arm_has_a_rate_of_its_own():
+    for arm in module.NETWORKS:
+        for condition in set(module.ARM_CONDITIONS.get(arm, module.JUDGED)):
+            assert (arm, condition) in module.RATES
 
 
 def test_full_scale_reads_official_folders(tmp_path, monkeypatch):
@@ -119,7 +171,7 @@ def test_full_scale_reads_official_folders(tmp_path, monkeypatch):
     (tmp_path / "w" / "WISDM_ar_v1.1_raw.txt").write_text("\n".join(lines))
     kinds = official(tmp_path)
     assert [len(v) for v in kinds.values()] == [1, 1]
-    monkeypatch.setattr(module, "budget", lambda scale, windows: Fit(updates=2, batch=8))
+    monkeypatch.setattr(module, "budget", lambda scale: Fit(updates=2, batch=8))
     tasks = [task(w, np.random.default_rng(0)) for w in kinds["episodic"] * 2]
     found = trial("micro-uni", "episodic", 0, "full", {"episodic": tasks})
     assert len(found["macro_f1_sets"]) == 2
