@@ -23,17 +23,26 @@ def test_samples_lie_in_their_subspaces_and_bending_takes_them_out():
     assert min(np.linalg.matrix_rank(bent.rows[bent.labels == g]) for g in range(4)) > 3
 
 
-def test_blobs_and_turntable():
+def test_blobs_are_nearest_to_their_centres():
     blobs = gaussian_blobs(4000, np.random.default_rng(0), groups=4, ambient=16, distance=8)
     centres = np.stack([blobs.rows[blobs.labels == g].mean(axis=0) for g in range(4)])
     np.testing.assert_array_equal(
         ((blobs.rows[:, None] - centres) ** 2).sum(axis=2).argmin(axis=1)[:50], blobs.labels[:50]
     )
-    images, labels = turntable(2, 8, np.random.default_rng(0), 16)
-    assert images.shape == (16, 16, 16)
-    assert (images.min(), images.max()) >= (0, 0)
-    np.testing.assert_allclose(images[2], np.rot90(images[0]), atol=1e-3)
-    assert labels.tolist() == [0] * 8 + [1] * 8
+
+
+def test_turntable_keeps_outlines_and_comes_round():
+    images, labels = turntable(3, 8, np.random.default_rng(0), 16)
+    assert images.shape == (24, 16, 16)
+    assert images.min() >= 0
+    assert images.max() <= 1
+    assert labels.tolist() == [0] * 8 + [1] * 8 + [2] * 8
+    for g in range(3):
+        seen = images[labels == g] > 0
+        np.testing.assert_array_equal(seen[:4], seen[4:])  # the other side has the same outline
+    finer, _ = turntable(3, 24, np.random.default_rng(0), 16)
+    np.testing.assert_allclose(finer[::3], images, atol=1e-6)  # the same objects in smaller steps
+    assert np.abs(finer[1] - finer[0]).mean() < np.abs(images[1] - images[0]).mean() > 0
 
 
 @pytest.mark.parametrize("more", [{"angle": 0}, {"ambient": 9}, {"groups": 300}])

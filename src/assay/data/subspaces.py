@@ -103,19 +103,40 @@ def gaussian_blobs(
     return Samples(centres[labels] + rng.normal(size=(n, ambient)), labels)
 
 
-def turntable(objects: int, views: int, rng: np.random.Generator, size: int = 32) -> tuple[NDArray[np.float32], Floats]:
-    """Pictures of random patterns turned in the plane in equal steps: what stands in for COIL where it is not at hand.
+def turntable(
+    objects: int, views: int, rng: np.random.Generator, size: int = 32
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Pictures of objects on a turntable, seen from the side: what stands in for COIL where it is not at hand.
+
+    An object is a solid with elliptic cross-sections, lit from the front. Its outline widens and narrows as it turns
+    and the texture of its surface passes by, while proportions and brightness stay: a view resembles the next one most
+    and the opposite one still, as in COIL.
 
     Returns:
-        Images `(objects * views, size, size)` in [0, 1] and their object `(objects * views,)`.
+        Images `(objects * views, size, size)` in [0, 1], equal steps round the object, and their object
+        `(objects * views,)`.
     """
-    from scipy.ndimage import gaussian_filter, rotate
+    from scipy.ndimage import gaussian_filter, gaussian_filter1d, map_coordinates
 
-    y, x = np.mgrid[:size, :size] - (size - 1) / 2
-    disc = np.hypot(x, y) < size / 2 - 1
+    columns = 4 * size  # of the texture that is wrapped round
+    across = (np.arange(size) + 0.5) / size * 2 - 1
+    height = np.repeat(np.arange(size, dtype=float)[:, None], size, axis=1)
     pictures = []
     for _ in range(objects):
-        pattern = gaussian_filter(rng.normal(size=(size, size)), rng.uniform(1.5, 4))
-        pattern = (pattern - pattern.min()) / np.ptp(pattern)
-        pictures += [rotate(pattern, 360 * v / views, reshape=False, order=1) * disc for v in range(views)]
+        outline = _to_unit(gaussian_filter1d(rng.normal(size=size), rng.uniform(0.08, 0.2) * size, mode="nearest"))
+        half_width = 0.4 + 0.5 * outline[:, None]
+        flatness = rng.uniform(0.4, 1)
+        grain = rng.uniform(0.06, 0.15) * size
+        texture = _to_unit(gaussian_filter(rng.normal(size=(size, columns)), (grain, 2 * grain), mode="wrap"))
+        albedo = rng.uniform(0.5, 0.8) + rng.uniform(0.4, 0.9) * (texture - 0.5)
+        for angle in 2 * np.pi * np.arange(views) / views:
+            ratio = across / (half_width * np.hypot(np.cos(angle), flatness * np.sin(angle)))
+            longitude = (np.arcsin(np.clip(ratio, -1, 1)) + angle) / (2 * np.pi)
+            light = np.sqrt(np.clip(1 - ratio**2, 0, 1))
+            pictures.append(map_coordinates(albedo, [height, columns * longitude], order=1, mode="grid-wrap") * light)
     return np.clip(pictures, 0, 1).astype(np.float32), np.repeat(np.arange(objects), views)
+
+
+def _to_unit(values: Floats) -> Floats:
+    """Stretched to [0, 1]."""
+    return (values - values.min()) / np.ptp(values)

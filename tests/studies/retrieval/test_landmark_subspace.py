@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy.io import savemat
+from sklearn.datasets import load_digits
 
 from assay.data.subspaces import turntable, union_of_subspaces
 from assay.errors import InputError
 from assay.lab.apply import run_apply
 from assay.metrics.clustering import clustering_accuracy
+from assay.studies.retrieval import _landmark_data as sets
 from assay.studies.retrieval import landmark_subspace as ls
 
 
@@ -36,7 +38,7 @@ def test_a_folder_of_pictures_is_clustered_and_the_model_places_it_again(folder:
     rows = rows_of(tmp_path / "clusters" / "labels.csv")
     assert len(rows) == 72
     truth = [row["file"].split("/")[0] for row in rows]
-    assert clustering_accuracy(truth, [row["cluster"] for row in rows]) > 0.8
+    assert clustering_accuracy(truth, [row["cluster"] for row in rows]) > 0.95
     report = json.loads((tmp_path / "clusters" / "report.json").read_text())
     assert report["constant"] == ["blank.png"]
     assert sum(report["cluster_sizes"]) == 72
@@ -49,6 +51,18 @@ def test_a_folder_of_pictures_is_clustered_and_the_model_places_it_again(folder:
     first = {row["file"].split("/")[-1]: row["cluster"] for row in rows}
     for row in rows_of(tmp_path / "again" / "labels.csv"):
         assert row["cluster"] == first[row["file"]]
+
+
+def test_real_digits_as_files(tmp_path: Path) -> None:
+    digits = load_digits()
+    rows = np.flatnonzero(np.isin(digits.target, (0, 4, 6)))[:120]
+    for row in rows:
+        picture = Image.fromarray((digits.images[row] * 15.9375).astype(np.uint8))
+        picture.save(tmp_path / f"{row:04d}_{digits.target[row]}.png")
+    ls.apply(tmp_path, tmp_path / "clusters", k=3, size=8, epochs=2)
+    found = rows_of(tmp_path / "clusters" / "labels.csv")
+    truth = [row["file"].split("_")[1] for row in found]
+    assert clustering_accuracy(truth, [row["cluster"] for row in found]) > 0.95
 
 
 @pytest.mark.parametrize("kind", ["npy", "csv", "mat"])
@@ -131,16 +145,29 @@ def test_on_the_command_line(tmp_path: Path) -> None:
 def test_full_scale_reads_official_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images, objects = turntable(3, 12, np.random.default_rng(0), 16)
     savemat(tmp_path / "ORL_32x32.mat", {"fea": images.transpose(0, 2, 1).reshape(36, -1), "gnd": objects[:, None] + 1})
-    found, truth = ls.draw("orl", "full", np.random.default_rng(0), tmp_path)
+    found, truth, rows = ls.draw("orl", "full", np.random.default_rng(0), tmp_path)
     np.testing.assert_allclose(found, images, atol=1e-2)
     monkeypatch.setattr(ls, "PER_CLUSTER", 5)
-    case = ls.make_case(found, truth, "orl", 0, "smoke")
+    case = ls.make_case(found, truth, rows, "orl", 0, "smoke")
     assert case.m == 15
     result = ls.trial("sdsnet", "orl", 0, "full", {"orl": case})
     assert 1 / 3 <= result["acc"] <= result["acc_by_labels"] <= 1
-    monkeypatch.setattr(ls.samples, "locate", lambda name: None)
+    monkeypatch.setattr(sets.samples, "locate", lambda name: None)
     with pytest.raises(InputError, match=r"COIL100\.mat"):
-        ls.pictures("coil-100", None, True)
+        sets.pictures("coil-100", None, True)
+
+
+def test_faces_of_yale_b_go_through_their_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    faces, _ = turntable(3, 10, np.random.default_rng(0), 48)
+    faces = faces[:, :, 3:45]  # 48 high, 42 wide
+    stack = faces.transpose(0, 2, 1).reshape(3, 10, -1)  # MATLAB stores columns
+    savemat(tmp_path / "YaleBCrop025.mat", {"Y": (stack.transpose(2, 1, 0) * 255).astype(np.uint8)})
+    found, truth, rows = ls.draw("yale-b", "full", np.random.default_rng(0), tmp_path)
+    np.testing.assert_allclose(found, faces, atol=1e-2)
+    monkeypatch.setattr(ls, "PER_CLUSTER", 4)
+    case = ls.make_case(found, truth, rows, "yale-b", 0, "smoke")
+    assert case.latents.shape == (30, 30 * 6 * 6)
+    assert ls.trial("sdsnet", "yale-b", 0, "full", {"yale-b": case})["acc"] > 0.5
 
 
 def test_an_all_pairs_arm_says_what_it_would_need_instead_of_running() -> None:
