@@ -19,7 +19,7 @@ Kind = Literal["hard", "soft"]
 Solver = Literal["lobpcg", "eigsh", "dense"]
 
 TOLERANCE = 1e-10
-BASIS = 40  # most columns of the search space before it is condensed
+BASIS = 40  # most vectors of the search space before it is condensed
 STEPS = 1000
 SMALL = 64  # nodes up to which the dense solver is taken
 
@@ -54,14 +54,14 @@ def affinity(x: Tensor, tau: float = 0.2, eps: float = 1e-5, kind: Kind = "hard"
         raise ValueError(f"tokens must be (N, D) with N of at least 2, got {tuple(x.shape)}")
     if not 0 <= eps < 1 or not -1 <= tau < 1 or beta <= 0:
         raise ValueError(f"expected 0 <= eps < 1, -1 <= tau < 1 and beta > 0, got {eps}, {tau} and {beta}")
+    if kind not in ("hard", "soft"):
+        raise ValueError(f"unknown kind of affinity {kind!r}; choose hard or soft")
     x = unit(x)
-    cosine = x @ x.T
-    cosine = (cosine + cosine.T) / 2  # a product need not be symmetric to the last bit
+    W = x @ x.T
+    W = torch.maximum(W, W.T)  # a product need not be symmetric to the last bit
     if kind == "hard":
-        return torch.where(cosine > tau, 1.0, eps).to(x.dtype)
-    if kind == "soft":
-        return torch.exp((cosine - 1) / beta)
-    raise ValueError(f"unknown kind of affinity {kind!r}; choose hard or soft")
+        return W.gt_(tau).mul_(1 - eps).add_(eps)
+    return W.sub_(1).div_(beta).exp_()
 
 
 def unit(x: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ def fiedler(
     """The k non-trivial generalised eigenpairs of the normalised cut with the smallest values.
 
     `lobpcg` searches, block by block, the space of the current vectors, their residuals and earlier directions; that
-    space is condensed when it reaches `BASIS` columns. Started at fixed vectors, it gives the same bytes every time
+    space is condensed when it reaches `BASIS` vectors. Started at fixed vectors, it gives the same bytes every time
     on one machine. Where it does not converge, `eigsh` (ARPACK, fixed start) takes over. `dense` is exact and slow.
     The sign of a vector is arbitrary.
 
@@ -133,86 +133,95 @@ def fiedler(
         raise ValueError("W holds numbers that are not finite")
     if not torch.equal(W, W.T) and not torch.allclose(W, W.T, rtol=1e-6, atol=1e-6 * float(W.abs().max())):
         raise ValueError("W is not symmetric")
-    if not bool((degree > 0).all()) or bool((W < 0).any()):
+    if float(degree.min()) <= 0 or float(W.min()) < 0:
         raise ValueError("every node needs a positive sum of weights, and no weight may be negative")
-    root = degree.sqrt()
-    S = W / root / root[:, None]
-    trivial = root / root.norm()
     if solver not in ("lobpcg", "eigsh", "dense"):
         raise ValueError(f"unknown solver {solver!r}; choose lobpcg, eigsh or dense")
-    found = None
-    if solver == "lobpcg" and m > max(SMALL, 4 * k):
-        given = fixed_start(m, k + 1, W) if start is None else start.reshape(m, -1).to(W)
-        found = _block_search(S, trivial, k, given, tolerance if W.dtype == torch.float64 else max(tolerance, 1e-5))
-        solver = "eigsh"
-    if found is None and solver == "eigsh" and m > max(SMALL, 4 * k):
-        found = _arpack(S, trivial, k, start, tolerance)
-    values, u = _dense(S, trivial, k) if found is None else found
+    root = degree.sqrt()
+    trivial = root / root.norm()
+    found, small = None, m <= max(SMALL, 4 * k)
+    if solver == "lobpcg" and not small:
+        given = fixed_start(m, k, W) if start is None else start.reshape(m, -1).to(W)
+        found = _block_search(W, root, k, given, tolerance if W.dtype == torch.float64 else max(tolerance, 1e-5))
+    if found is None:
+        S = W / root / root[:, None]
+        if solver != "dense" and not small:
+            found = _arpack(S, trivial, k, start, tolerance)
+        values, u = _dense(S, trivial, k) if found is None else found
+    else:
+        values, u = found
     return Spectrum((1 - values).clamp(0, 2), u / root[:, None] * degree.sum().sqrt())
 
 
-def _block_search(S: Tensor, trivial: Tensor, k: int, start: Tensor, tolerance: float) -> tuple[Tensor, Tensor] | None:
+def _block_search(W: Tensor, root: Tensor, k: int, start: Tensor, tolerance: float) -> tuple[Tensor, Tensor] | None:
     """Largest pairs of S beside the trivial one, `(k,)` and `(M, k)`, or None when it takes too long.
 
-    Rayleigh-Ritz on an orthonormal basis V that grows by the residuals of the leading k + 1 Ritz vectors.
+    Rayleigh-Ritz on an orthonormal basis (rows of V, behind the trivial vector) that grows by the residuals of the
+    leading k Ritz vectors. When it is full, the leading third is kept, with the leading vectors of one step before.
     """
-    m, block = len(S), k + 1
-    size = max(BASIS, 8 * block)
-    V, SV = S.new_empty(m, size), S.new_empty(m, size)
-    H = S.new_zeros(size, size)
-    fresh = _orthonormal(torch.cat([start, fixed_start(m, block, S)], dim=1), trivial[:, None])[:, :block]
-    used, previous = 0, S.new_empty(0, 0)
+    m, size = len(W), max(BASIS, 8 * k)
+    V, SV = W.new_empty(size + 1, m), W.new_empty(size + 1, m)
+    H = W.new_zeros(size + 1, size + 1)
+    V[0] = root / root.norm()
+    SV[0] = V[0]
+    used, previous = 1, W.new_empty(0, 0)
+    fresh = _orthonormal(torch.cat([start, fixed_start(m, k, W)], dim=1).T, V[:1])[:k]
     for _ in range(STEPS):
-        count = fresh.shape[1]
-        new = slice(used, used + count)
-        V[:, new] = fresh
-        SV[:, new] = S @ fresh
-        H[: used + count, new] = V[:, : used + count].T @ SV[:, new]
-        H[new, :used] = H[:used, new].T
-        used += count
-        small = H[:used, :used]
+        new = slice(used, used + len(fresh))
+        V[new] = fresh
+        SV[new] = _times(W, fresh / root) / root
+        used = new.stop
+        links = V[1:used] @ SV[new].T
+        H[1:used, new], H[new, 1:used] = links, links.T
+        small = H[1:used, 1:used]
         theta, Q = torch.linalg.eigh((small + small.T) / 2)
-        theta, Q = theta.flip(0)[:block], Q.flip(1)
-        lead = Q[:, :block]
-        X = V[:, :used] @ lead
-        residual = SV[:, :used] @ lead - X * theta
-        if float(residual[:, :k].norm(dim=0).max()) <= tolerance:
-            return theta[:k], X[:, :k]
-        if used + block > size:
-            # Keep the leading vectors and, orthogonal to them, the leading ones of one step before.
-            before = torch.zeros(used, previous.shape[1]).to(S)
+        theta, Q = theta.flip(0)[:k], Q.flip(1)
+        lead = Q[:, :k]
+        X = lead.T @ V[1:used]
+        residual = lead.T @ SV[1:used] - theta[:, None] * X
+        if float(residual.norm(dim=1).max()) <= tolerance:
+            return theta, X.T
+        if used + k > size:
+            before = torch.zeros(used - 1, previous.shape[1]).to(W)
             before[: len(previous)] = previous
-            keep = _orthonormal(before, Q[:, : 2 * block])
-            C = torch.cat([Q[:, : 2 * block], keep], dim=1)
-            kept = C.shape[1]
-            H[:kept, :kept] = C.T @ small @ C
-            V[:, :kept], SV[:, :kept] = V[:, :used] @ C, SV[:, :used] @ C
-            used, previous = kept, S.new_empty(0, 0)
+            kept = Q[:, : max(2 * k, size // 3)]
+            C = torch.cat([kept.T, _orthonormal(before.T, kept.T)])
+            V[1 : len(C) + 1], SV[1 : len(C) + 1] = C @ V[1:used], C @ SV[1:used]
+            H[1 : len(C) + 1, 1 : len(C) + 1] = C @ small @ C.T
+            used, previous = len(C) + 1, W.new_empty(0, 0)
         else:
             previous = lead
-        fresh = _orthonormal(residual, torch.cat([trivial[:, None], V[:, :used]], dim=1))
-        if not fresh.shape[1]:
-            return theta[:k], X[:, :k]  # nothing is left to search
+        fresh = _orthonormal(residual, V[:used])
+        if not len(fresh):
+            return theta, X.T  # nothing is left to search
     return None
 
 
-def _orthonormal(columns: Tensor, basis: Tensor) -> Tensor:
-    """Orthonormal columns spanning what `columns` add to an orthonormal `basis`; those that add nothing are dropped."""
-    size = columns.norm(dim=0)
-    columns = columns[:, size > 0] / size[size > 0]
-    for _ in range(2):
-        columns = columns - basis @ (basis.T @ columns)
+def _times(W: Tensor, rows: Tensor) -> Tensor:
+    """W times each row `(k, M)`, for a symmetric W; one row at a time where that is quicker."""
+    return (W @ rows[0])[None] if len(rows) == 1 else rows @ W
+
+
+def _orthonormal(rows: Tensor, basis: Tensor) -> Tensor:
+    """Orthonormal rows spanning what `rows` add to an orthonormal `basis`; those that add nothing are dropped."""
     kept: list[Tensor] = []
-    for column in columns.T:
-        before = column.norm()
+    for row in rows:
+        length = float(row.norm())
+        if not length > 0:
+            continue
+        row = row / length
         for _ in range(2):
+            row = row - (basis @ row) @ basis
             for other in kept:
-                column = column - other * (other @ column)
-        if float(column.norm()) > 1e-10 * max(float(before), 1.0):
-            column = column / column.norm()
-            column = column - basis @ (basis.T @ column)
-            kept.append(column / column.norm())
-    return torch.stack(kept, dim=1) if kept else columns[:, :0]
+                row = row - (other @ row) * other
+        rest = float(row.norm())
+        if rest > 1e-10:
+            row = row / rest
+            if rest < 1e-3:  # what is left is mostly rounding: clean once more
+                row = row - (basis @ row) @ basis
+                row = row / row.norm()
+            kept.append(row)
+    return torch.stack(kept) if kept else rows[:0]
 
 
 def fixed_start(m: int, count: int, like: Tensor) -> Tensor:

@@ -30,8 +30,9 @@ from assay.methods.segmentation._guided_filter import guided_filter
 from assay.methods.segmentation._prior_bank import BACKGROUND, ClassBank, PriorBank
 
 __all__ = [
-    "BACKGROUND", "PANC", "ClassBank", "ClassCut", "Cut", "PixelMask", "PriorBank", "Solver", "Spectrum",
-    "UndecidedCut", "add_anchors", "affinity", "fiedler", "guided_filter", "segment_image", "tokencut", "upsample",
+    "BACKGROUND", "PANC", "ClassBank", "ClassCut", "Cut", "Link", "PixelMask", "PriorBank", "Solver", "Spectrum",
+    "UndecidedCut", "add_anchors", "affinity", "fiedler", "guided_filter", "hard_links", "segment_image", "tokencut",
+    "upsample",
 ]  # fmt: skip
 
 Backbone = Callable[[Tensor], Tensor]
