@@ -65,7 +65,7 @@ def test_motion_has_the_size_asked_for(brain: Brain) -> None:
 def test_the_fan() -> None:
     probe = Probe(np.array([20.0, 20.0, 90.0]), np.array([0.0, 0.0, -1.0]))
     fan, depth, beam = probe.fan((40, 40, 88))
-    assert depth[20, 20, 60] == pytest.approx(30)
+    assert depth[20, 20, 60] == pytest.approx(60)  # mm
     np.testing.assert_allclose(beam[:, 20, 20, 60], [0, 0, -1])
     assert fan[20, 20, 80]
     assert not fan[20, 20, 81]  # nearer than NEAR

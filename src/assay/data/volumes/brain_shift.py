@@ -23,7 +23,7 @@ from assay.data.volumes.ultrasound import Probe, place_probe, simulate_ultrasoun
 from assay.data.volumes.volume import Floats
 
 LANDMARKS = 60
-MARGIN = 4  # voxels a landmark keeps from the edge of the fan
+MARGIN = 8.0  # mm a landmark keeps from the edge of the fan
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def brain_shift_pair(
     grid = np.indices(shape, dtype=np.float32)
     where = np.argwhere(brain.inside)
     centre = (where.min(0) + where.max(0)) / 2
-    probe = place_probe(brain.inside, rng)
+    probe = place_probe(brain.inside, rng, spacing)
     u = rigid_motion(
         grid, centre, rng.uniform(-degrees, degrees, 3), rng.uniform(-millimetres, millimetres, 3) / spacing
     )
@@ -99,7 +99,12 @@ def brain_shift_pair(
     fixed = scan.image
     if image == "t1":
         fixed = np.where(scan.fan & (seen(brain.inside.astype(np.float32), 0) > 0) & ~cavity, seen(brain.t1), 0)
-    points = draw_landmarks(scan.reflection, scan.fan & ~cavity & (seen(brain.inside.astype(np.float32)) > 0.5), rng)
+    points = draw_landmarks(
+        scan.reflection,
+        scan.fan & ~cavity & (seen(brain.inside.astype(np.float32)) > 0.5),
+        rng,
+        round(MARGIN / spacing),
+    )
     targets = points + u[:, points[:, 0], points[:, 1], points[:, 2]].T
     return Pair(
         fixed.astype(np.float32), np.array(brain.t1), fixed > 0, brain.inside, u.astype(np.float32),
@@ -127,7 +132,7 @@ def cut_cavity(
     """An ellipsoid below the probe, and the displacement around it (3, H, W, D), both on the fixed grid, in voxels."""
     axes = rng.uniform(8, 14, 3) / spacing
     aside = rng.uniform(-15, 15, 3) / spacing
-    middle = np.asarray(probe.apex) + np.asarray(probe.axis) * (10 + rng.uniform(20, 45) / spacing)
+    middle = np.asarray(probe.apex) + np.asarray(probe.axis) * (20 + rng.uniform(20, 45)) / spacing
     middle = middle + aside - np.asarray(probe.axis) * float(aside @ probe.axis)
     away = grid - middle[:, None, None, None]
     scaled = np.sqrt(((away / axes[:, None, None, None]) ** 2).sum(0))
@@ -139,16 +144,16 @@ def cut_cavity(
 
 
 def draw_landmarks(
-    reflection: Floats, allowed: np.ndarray, rng: np.random.Generator, count: int = LANDMARKS
+    reflection: Floats, allowed: np.ndarray, rng: np.random.Generator, margin: int, count: int = LANDMARKS
 ) -> np.ndarray:
-    """Voxels (N, 3), at least `MARGIN` inside `allowed`, drawn without repeats in proportion to the reflection.
+    """Voxels (N, 3), at least `margin` inside `allowed`, drawn without repeats in proportion to the reflection.
 
     Raises:
         ValueError: fewer voxels than landmarks.
     """
-    core = binary_erosion(allowed, iterations=MARGIN)
+    core = binary_erosion(allowed, iterations=margin)
     where = np.argwhere(core)
     weight = reflection[core].astype(np.float64)
     if len(where) < count or np.count_nonzero(weight) < count:
-        raise ValueError(f"{len(where)} voxels lie {MARGIN} voxels inside the view, expected at least {count}")
+        raise ValueError(f"{len(where)} voxels lie {margin} voxels inside the view, expected at least {count}")
     return where[rng.choice(len(where), count, replace=False, p=weight / weight.sum())]

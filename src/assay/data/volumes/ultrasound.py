@@ -2,11 +2,11 @@
 
 Amplitude at a voxel x at distance r(x) from the probe, along the beam b(x):
 
-    A(x) = (echo(x) + 6 |∇Z(x)·b(x)|) speckle(x) exp(-0.012 r(x)),    I(x) = log(1 + 20 A) / log(21)
+    A(x) = (echo(x) + 6 |∇Z(x)·b(x)|) speckle(x) exp(-0.006 r(x)),    I(x) = log(1 + 20 A) / log(21)
 
 `echo` is the echogenicity of the tissue (grey .45, white .30, fluid .05, sulci .80, falx .90), `Z` its impedance
 (1.55, 1.57, 1.50; smoothed by 0.7 voxel), and `speckle` the root mean square of independent Rayleigh fields, one for
-each direction that a 3D probe compounds. r is in voxels. Nothing here knows of self-similarity features.
+each direction that a 3D probe compounds. r is in mm, ∇ is per voxel. Nothing here knows of self-similarity features.
 """
 
 from __future__ import annotations
@@ -20,25 +20,28 @@ from assay.data.volumes.volume import Floats
 
 ECHO = {"grey": 0.45, "white": 0.30, "fluid": 0.05, "sulci": 0.80, "falx": 0.90}
 IMPEDANCE = {"grey": 1.55, "white": 1.57, "fluid": 1.50}
-NEAR, FAR = 10.0, 62.0  # voxels from the probe
+NEAR, FAR = 20.0, 124.0  # mm from the probe
+ABOVE = 16.0  # mm between the probe and the brain
 HALF_ANGLE = 42.0  # degrees
-ATTENUATION = 0.012  # per voxel
+ATTENUATION = 0.006  # per mm
 REFLECTION = 6.0
 COMPRESSION = 20.0
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Where the beams start, in voxels, and the axis of the fan (a unit vector)."""
+    """Where the beams start, in voxels, the axis of the fan (a unit vector), and the grid's mm per voxel."""
 
     apex: Floats
     axis: Floats
+    spacing: float = 2.0
 
     def fan(self, shape: tuple[int, ...]) -> tuple[np.ndarray, Floats, Floats]:
-        """Mask of the fan (H, W, D), distance from the probe in voxels, and beam directions (3, H, W, D)."""
+        """Mask of the fan (H, W, D), distance from the probe in mm, and beam directions (3, H, W, D)."""
         away = np.indices(shape, dtype=np.float32) - np.asarray(self.apex, np.float32)[:, None, None, None]
-        depth = np.sqrt((away**2).sum(0))
-        beam = away / np.maximum(depth, 1e-6)
+        distance = np.sqrt((away**2).sum(0))
+        beam = away / np.maximum(distance, 1e-6)
+        depth = distance * np.float32(self.spacing)
         along = np.tensordot(np.asarray(self.axis, np.float32), beam, 1)
         mask = (along > np.cos(np.deg2rad(HALF_ANGLE))) & (depth >= NEAR) & (depth <= FAR)
         return mask, depth, beam
@@ -53,8 +56,8 @@ class Ultrasound:
     reflection: Floats
 
 
-def place_probe(inside: np.ndarray, rng: np.random.Generator, tilt: float = 15.0, above: float = 8.0) -> Probe:
-    """A probe `above` voxels over the top (last axis) of a brain, turned from the vertical by up to `tilt` degrees.
+def place_probe(inside: np.ndarray, rng: np.random.Generator, spacing: float = 2.0, tilt: float = 15.0) -> Probe:
+    """A probe `ABOVE` the top (last axis) of a brain, turned from the vertical by up to `tilt` degrees.
 
     Raises:
         ValueError: an empty mask.
@@ -69,7 +72,7 @@ def place_probe(inside: np.ndarray, rng: np.random.Generator, tilt: float = 15.0
     path = np.round(centre + steps[:, None] * outward).astype(int)
     path = path[((path >= 0) & (path < inside.shape)).all(1)]
     last = np.nonzero(inside[tuple(path.T)])[0].max() if inside[tuple(path.T)].any() else 0
-    return Probe(centre + (steps[last] + above) * outward, -outward)
+    return Probe(centre + (steps[last] + ABOVE / spacing) * outward, -outward, spacing)
 
 
 def simulate_ultrasound(
@@ -98,7 +101,7 @@ def simulate_ultrasound(
         grey, white = np.where(cavity, 0, grey), np.where(cavity, 0, white)
         fluid, midline = np.where(cavity, 1, fluid), np.where(cavity, 0, midline)
     fan, depth, beam = probe.fan(grey.shape)
-    sulci = fluid * np.clip((gaussian_filter(grey, 1.5) - 0.2) / 0.2, 0, 1)
+    sulci = fluid * np.clip((gaussian_filter(grey, 3 / probe.spacing) - 0.2) / 0.2, 0, 1)
     falx = fluid * midline
     echo = ECHO["grey"] * grey + ECHO["white"] * white + ECHO["fluid"] * fluid
     echo = np.maximum(echo, np.maximum(ECHO["sulci"] * sulci, ECHO["falx"] * falx))
