@@ -47,7 +47,7 @@ def integrated_gradients(model: nn.Module, x: Tensor, target: Tensor, passes: in
 
 
 def grad_cam(model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
-    """Grad-CAM on the patch tokens that enter the last attention (later ones no longer reach a class token)."""
+    """Grad-CAM on the patch tokens that enter the last attention (past it, no patch reaches a class token)."""
     seen: list[Tensor] = []
     norms = [m for m in model.modules() if isinstance(m, nn.LayerNorm)]
     hooks = [norm.register_forward_hook(lambda m, i, output: seen.append(output)) for norm in norms]
@@ -67,14 +67,20 @@ def grad_cam(model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
 
 
 def attention_rollout(model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
-    """Product over layers of (mean attention + identity) / 2, row of the class token; the same for every class."""
+    """Product over layers of (mean attention + identity) / 2, the same for every class.
+
+    The row of the class token; the mean row of the patches where the head reads their mean.
+    """
     joined = torch.eye(1)
     for weights in attention_weights(model, x):
         mean = weights.mean(dim=1)
         step = (mean + torch.eye(mean.shape[-1]).to(mean)) / 2
         joined = step @ joined if joined.ndim == 3 else step
     rows, columns = (side // patch_of(model) for side in x.shape[-2:])
-    return _to_pixels(joined[:, 0, -rows * columns :], rows, columns, x)
+    patches = slice(-rows * columns, None)
+    mean = getattr(getattr(model, "options", None), "readout", "class") == "mean"
+    seen = joined[:, patches].mean(dim=1) if mean else joined[:, 0]
+    return _to_pixels(seen[:, patches], rows, columns, x)
 
 
 def centre_prior(model: nn.Module, x: Tensor, target: Tensor) -> Tensor:

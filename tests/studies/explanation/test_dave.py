@@ -102,15 +102,15 @@ def test_weights_are_drawn_anew_from_the_head_down() -> None:
 
 
 def test_training_lowers_the_loss_and_depends_on_the_seed_only() -> None:
-    size = pocket.Size(digits=64, digit_epochs=2, scenes=64, epochs=2, width=16, depth=1, explained=4, probed=2)
-    single = digit_scenes(64, np.random.default_rng(0), size=16, grid=1, digits=(1, 1))
-    scenes = digit_scenes(64, np.random.default_rng(1))
-    one, two = (pocket.train(single, scenes, size, 3) for _ in range(2))
+    size = pocket.Size(digits=192, scenes=192, mislabelled=64, width=16, depth=1, explained=4, probed=2)
+    one, two, other = (pocket.train(size, 3), pocket.train(size, 3), pocket.train(size, 3, shuffled=True))
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+    assert not torch.equal(one.head.weight, other.head.weight)
     loss = torch.nn.functional.binary_cross_entropy_with_logits
-    y, inputs = scenes.labels, pocket.as_input(scenes.images)
+    scenes = digit_scenes(64, np.random.default_rng(1))
     with torch.no_grad():
-        assert loss(one(inputs), y) < loss(tiny(width=16, depth=1)(inputs), y)
+        before = loss(pocket.drawn(one.options, 3)(pocket.as_input(scenes.images)), scenes.labels)
+        assert loss(one(pocket.as_input(scenes.images)), scenes.labels) < before
 
 
 def test_a_picture_is_explained_by_this_packages_vit(tmp_path: Path) -> None:

@@ -12,28 +12,39 @@ import torch.nn.functional as F
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
-from assay.data.image.digit_scenes import DigitScenes
+from assay.data.image.digit_scenes import DigitScenes, digit_scenes
 from assay.methods.explanation.dave import Transform
-from assay.nn.vit import ViT
+from assay.nn.vit import ViT, ViTOptions
 
 HELD_OUT = ((3, 0), (0, -3), (2, 2), (-3, 1), (1, 3), (-1, -3))  # none is a shift that DAVE averages over (-2..1)
 ZOOM = 0.95
+PATCH = 4
+RATE, DECAY, WARM_UP = 1e-3, 0.02, 0.05
+DIGIT_BATCH, DIGIT_MATRIX_RATE = 32, 0.02
+SCENE_BATCH, SCENE_MATRIX_RATE = 16, 0.015
+POSITIONS = 0.3
 Maps = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Size:
-    """Scenes and training of a scale."""
+    """Model, training and explanations of a scale.
+
+    Attributes:
+        digits, scenes: pictures of the two steps of training, each shown once.
+        mislabelled: scenes that the model of shuffled labels is trained on.
+        width, depth: of the transformer.
+        explained: scenes that are explained.
+        probed: scenes of them whose maps are made again for moved and noisy copies.
+    """
 
     digits: int
-    digit_epochs: int
     scenes: int
-    epochs: int
+    mislabelled: int
     width: int
     depth: int
     explained: int
     probed: int
-    learning_rate: float = 2e-3
 
 
 def as_input(images: Tensor) -> Tensor:
@@ -41,29 +52,45 @@ def as_input(images: Tensor) -> Tensor:
     return 2 * images - 1
 
 
-def train(single: DigitScenes, scenes: DigitScenes, size: Size, seed: int, labels: Tensor | None = None) -> ViT:
+def drawn(options: ViTOptions, seed: int) -> ViT:
+    """A transformer before training, its positions as large as its patches: the usual 0.02 takes long to grow."""
+    torch.manual_seed(seed)
+    model = ViT(options)
+    nn.init.normal_(model.positions, std=POSITIONS)
+    return model
+
+
+def train(size: Size, seed: int, *, shuffled: bool = False) -> ViT:
     """A multi-label transformer: first on single digits as one quarter of a scene, then on whole scenes.
 
-    The first step takes a quarter of the tokens and teaches the digits; without it 2,500 scenes are too few.
+    The first step takes a quarter of the tokens and teaches the digits; one cross-entropy over classes leaves the
+    plateau of the start sooner than ten binary ones. The head reads the mean of the patch tokens.
 
     Args:
-        labels: (N, 10), used for the whole scenes instead of their own, and the first step is left out.
+        shuffled: scenes get the labels of other scenes, and the first step is left out.
     """
-    generator = torch.Generator().manual_seed(seed)
-    torch.manual_seed(seed)
-    model = ViT(image_size=(32, 32), patch=4, width=size.width, depth=size.depth, heads=4, classes=10)
-    if labels is None:
-        _fit(model, lambda x: _quarter(model, x, generator), single.images, single.labels, size.digit_epochs,
-             size.learning_rate, generator)  # fmt: skip
-    goal = scenes.labels if labels is None else labels
-    _fit(model, model, scenes.images, goal, size.epochs, 0.7 * size.learning_rate, generator)
+    options = ViTOptions((32, 32), PATCH, size.width, size.depth, 4, 10, hidden=2 * size.width, readout="mean")
+    model = drawn(options, seed)
+    generator = np.random.default_rng((seed, 1 + shuffled))
+
+    def digits(count: int) -> Tensor:
+        single = digit_scenes(count, generator, size=16, grid=1, digits=(1, 1))
+        return F.cross_entropy(_quarter(model, as_input(single.images), generator), single.classes)
+
+    def scenes(count: int) -> Tensor:
+        some = digit_scenes(count, generator)
+        labels = some.labels[torch.from_numpy(generator.permutation(count))] if shuffled else some.labels
+        return F.binary_cross_entropy_with_logits(model(as_input(some.images)), labels)
+
+    if not shuffled:
+        _fit(model, digits, size.digits, DIGIT_BATCH, DIGIT_MATRIX_RATE)
+    _fit(model, scenes, size.mislabelled if shuffled else size.scenes, SCENE_BATCH, SCENE_MATRIX_RATE)
     return model.eval()
 
 
 def randomised(model: ViT, seed: int) -> list[ViT]:
     """Copies whose weights are drawn anew from the head down, one part more each time: head, blocks, embedding."""
-    torch.manual_seed(seed)
-    fresh = ViT(model.options).state_dict()
+    fresh = drawn(model.options, seed + 1_000).state_dict()
     parts = ["head", "norm", *(f"blocks.{i}" for i in reversed(range(model.options.depth)))]
     parts += ["patches", "special_tokens", "positions"]
     steps, now = [], copy.deepcopy(model)
@@ -135,33 +162,35 @@ def axis_spectrum(maps: Tensor) -> list[float]:
     return [float(v) for v in 10 * torch.log10(axis + 1e-12)]
 
 
-def _fit(
-    model: ViT, forward: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, epochs: int, rate: float,
-    generator: torch.Generator, batch: int = 64,
-) -> None:  # fmt: skip
-    """AdamW, one cycle, on images with colours permuted and shifted by up to 2 pixels."""
-    if not epochs:
+def _fit(model: ViT, loss_of: Callable[[int], Tensor], pictures: int, batch: int, matrix_rate: float) -> None:
+    """Muon for the matrices of the blocks, AdamW for the rest, one cycle each."""
+    steps = pictures // batch
+    if not steps:
         return
-    optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.02)
-    steps = epochs * -(-len(images) // batch)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, pct_start=0.15)
+    matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
+    chosen = {id(p) for p in matrices}
+    others = [p for p in model.parameters() if id(p) not in chosen]
+    optimisers = (
+        torch.optim.Muon(matrices, lr=matrix_rate, weight_decay=DECAY),
+        torch.optim.AdamW(others, lr=RATE, weight_decay=DECAY),
+    )
+    schedules = [
+        torch.optim.lr_scheduler.OneCycleLR(
+            o, o.param_groups[0]["lr"], total_steps=steps, pct_start=max(WARM_UP, 2 / steps)
+        )
+        for o in optimisers
+    ]
     model.train()
-    for _ in range(epochs):
-        for rows in torch.randperm(len(images), generator=generator).split(batch):
-            x = images[rows][:, torch.randperm(3, generator=generator)]
-            top, left = torch.randint(0, 5, (2,), generator=generator).tolist()
-            side = x.shape[-1]
-            x = F.pad(x, (2, 2, 2, 2), mode="reflect")[:, :, top : top + side, left : left + side]
-            loss = F.binary_cross_entropy_with_logits(forward(as_input(x)), labels[rows])
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            schedule.step()
+    for _ in range(steps):
+        model.zero_grad()
+        loss_of(batch).backward()
+        for part in (*optimisers, *schedules):
+            part.step()
 
 
-def _quarter(model: ViT, x: Tensor, generator: torch.Generator) -> Tensor:
+def _quarter(model: ViT, x: Tensor, generator: np.random.Generator) -> Tensor:
     """Logits of 16-pixel images (B, 3, 16, 16), seen as a random quarter of a scene whose rest is absent."""
-    row, column = (4 * torch.randint(0, 2, (2,), generator=generator)).tolist()
+    row, column = (4 * generator.integers(0, 2, 2)).tolist()
     learnt = model.positions[:, 1:].unflatten(1, model.grid)[:, row : row + 4, column : column + 4].flatten(1, 2)
     tokens = model.patches(x).flatten(2).transpose(1, 2) + learnt
     special = (model.special_tokens + model.positions[:, :1]).expand(len(x), -1, -1)

@@ -33,7 +33,7 @@ def _rows() -> list[dict[str, Any]]:
     from transformers import ViTConfig, ViTForImageClassification
 
     torch.manual_seed(0)
-    pocket = ViT(image_size=(32, 32), patch=4, width=64, depth=4, heads=4, classes=10).eval()
+    pocket = ViT(image_size=(32, 32), patch=4, width=64, depth=4, heads=4, hidden=128, readout="mean").eval()
     config = ViTConfig(hidden_size=192, num_hidden_layers=4, num_attention_heads=3, intermediate_size=768,
                        image_size=64, patch_size=8, num_labels=10)  # fmt: skip
     published = ViTForImageClassification(config).eval()
