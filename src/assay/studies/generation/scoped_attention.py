@@ -27,7 +27,7 @@ still finds some of them; a style reference spreads beyond its scope only throug
 
 The sizes (60 test scenes, 450 steps of the base model) were settled while fidelity was looked at on seeds 0 to 4 of an
 earlier numbering, undecided with fewer scenes and decided with more. The seeds judged here were drawn afterwards
-(numbers from 100 on); what was changed after their first run is how often a step is timed.
+(numbers from 100 on); what was changed after their first run is how steps are timed.
 Where the paper's own sizes (FLUX at 512 px) matter, run `--scale full` or `assay apply ... --profile`.
 """
 
@@ -75,7 +75,8 @@ SCALES: dict[str, dict[str, int]] = {
     "pocket": {"train": 600, "test": 60, "base": 450, "steps": 100, "controls": 50, "batch": 12, "draw": 8,
                "checks": 5, "width": 96},
 }  # fmt: skip
-PICTURE_STEPS = 20  # of the timed picture
+PICTURE_STEPS, SPEED_WORDS, SPEED_RHO = 20, 16, 0.3  # of the timed picture: solver steps, text tokens, scope's share
+TIMED = {"concat": "dense", "concat-kvcache": "cached", "pka": "pka"}  # and how `pair_count` names their attention
 FRESH = 100  # added to a seed: none of these was looked at while the study was built
 
 PATTERNS = {
@@ -432,6 +433,7 @@ def prepare(seed: int, scale: str, device: str, data: Path | None) -> dict[str, 
         test = shared["test", condition]
         plain, _ = draw_test(shared["base"], test, size["test"], size["draw"], seed)
         shared["floor", condition] = measure(plain, test, codec, condition == "style")
+    shared["speed"] = speed(scale, seed)
     return shared
 
 
@@ -441,7 +443,7 @@ def trial(arm: str, condition: str, seed: int, scale: str, shared: dict[str, Any
         return trial_full(arm, condition, seed, shared)
     seed += FRESH
     if condition == "speed":
-        return speed(arm, scale, seed)
+        return dict(shared["speed"][arm])
     size, codec, test = SCALES[scale], shared["codec"], shared["test", condition]
     style, floor = condition == "style", shared["floor", condition]
     if arm == "no-condition":
@@ -493,70 +495,79 @@ def two_scopes(
     return {"pictures": image.mul(1000).round().div(1000).tolist(), "scopes": scopes.tolist()}
 
 
-def speed(arm: str, scale: str, seed: int) -> dict[str, Any]:
-    """Seconds of a picture for growing numbers of conditions, image tokens and subjects; random weights.
+def speed(scale: str, seed: int) -> dict[str, dict[str, Any]]:
+    """Seconds of a picture for growing numbers of conditions and image tokens, by arm; random weights.
 
-    Processor time of one thread, so that trials that run beside this one do not count.
+    Processor time of one thread. The arms take turns at every size, in rounds, and the least of the rounds counts: a
+    while in which other programs crowd the memory then falls on all alike, and can only add.
     """
     smoke = scale == "smoke"
-    width, text, rho = SCALES[scale]["width"], 16, 0.3
-    torch.manual_seed(seed)
-    base = DiT(CHANNELS, 1, len(shapes.VOCABULARY), text, width, 1 if smoke else 4, 4, double=0)
-    model = MultiConditionDiT(base, (PATCH**2,) * 6, 2, RANK, PATTERNS[arm]).eval()
-
-    def runs(side: int, conditions: int, subjects: int) -> dict[str, Callable[[], Any]]:
-        """What a picture consists of: a step, and with a cache the pass that fills it and a step before scopes."""
-        g = torch.Generator().manual_seed(seed)
-        x, words = torch.randn(1, CHANNELS, side, side, generator=g), torch.randint(18, (1, text), generator=g)
-        maps = [torch.randn(1, PATCH**2, side, side, generator=g) for _ in range(conditions)]
-        things = [torch.randn(1, CHANNELS, side, side, generator=g) for _ in range(subjects)]
-        t, spans = torch.full((1,), 0.5), [(number, number + 1) for number in range(subjects)]
-        everywhere = torch.ones(1, subjects, side * side, dtype=torch.bool)
-        compact = flux.disc_scope((side, side), rho).expand(1, max(1, subjects), -1)[:, :subjects]
-        contexts = model.contexts(maps, things)
-        if not model.pattern.one_way:
-            return {"step": lambda: model(x, t, words, contexts)}
-        ready = cache_conditions(model, contexts)
-        watch = spans if model.pattern.scoped and subjects else None
-        return {
-            "step": lambda: model(x, t, words, ready, compact, watch),
-            "free": lambda: model(x, t, words, ready, everywhere, watch),
-            "once": lambda: cache_conditions(model, model.contexts(maps, things)),
-        }
-
     sides, numbers = ((4, 6), (0, 1, 6)) if smoke else ((8, 16, 32), (0, 1, 2, 4, 6))
     middle = sides[-2]
-    sizes = [(middle, number, 1) for number in numbers] + [(side, 2, 1) for side in sides]
+    sizes = dict.fromkeys([(middle, number) for number in numbers] + [(side, 2) for side in sides])
+    least: dict[Any, float] = {}
     with torch.no_grad():
-        work = {size: runs(*size) for size in dict.fromkeys(sizes)}
-        # Rounds over all sizes, so that a while in which the machine is busy does not fall on one size alone.
-        times: dict[Any, list[float]] = {}
+        work = {arm: {size: picture_parts(arm, scale, seed, *size) for size in sizes} for arm in TIMED}
         for round_ in range(1 if smoke else 5):
-            for size, parts in work.items():
+            for size in sizes:
                 if round_ < 2 or size[0] < 32:
-                    for name, run in parts.items():
-                        once = median_seconds(run, 1, warmup=int(round_ == 0), clock=time.process_time)
-                        times.setdefault((size, name), []).append(once)
-        memory = peak_memory(work[middle, 2, 1]["step"])
+                    for arm in TIMED:
+                        for name, run in work[arm][size].items():
+                            once = median_seconds(run, 1, warmup=int(round_ == 0), clock=time.process_time)
+                            least[arm, size, name] = min(once, least.get((arm, size, name), once))
+        memory = {arm: peak_memory(work[arm][middle, 2]["step"]) for arm in TIMED}
 
-    def cost(*size: int) -> float:
-        # The least of the rounds: other programs can only add to it.
-        step, free, once = (min(times.get((size, name), [0.0])) for name in ("step", "free", "once"))
+    def cost(arm: str, *size: int) -> float:
+        step, free, once = (least.get((arm, size, name), 0.0) for name in ("step", "free", "once"))
         return once + 2 * free + (PICTURE_STEPS - 2) * step if free else PICTURE_STEPS * step
 
-    by_conditions = [cost(middle, number, 1) for number in numbers]
-    by_tokens = [cost(side, 2, 1) for side in sides]
     n = middle**2
-    pairs = pair_count(n, text, 2, 1, 1, n, rho, (middle, middle), [int(flux.disc_scope((middle, middle), rho).sum())])
+    scope = int(flux.disc_scope((middle, middle), SPEED_RHO).sum())
+    pairs = pair_count(n, SPEED_WORDS, 2, 1, 1, n, SPEED_RHO, (middle, middle), [scope])
+    found: dict[str, dict[str, Any]] = {}
+    for arm, kind in TIMED.items():
+        by_conditions = [cost(arm, middle, number) for number in numbers]
+        by_tokens = [cost(arm, side, 2) for side in sides]
+        found[arm] = {
+            "seconds_per_image": cost(arm, middle, 2),
+            "seconds_by_conditions": by_conditions,
+            "seconds_by_tokens": by_tokens,
+            "growth_with_conditions": by_conditions[-1] / by_conditions[1],
+            "growth_with_tokens": by_tokens[-1] / by_tokens[0],
+            "peak_bytes": memory[arm],
+            "pairs": pairs[kind],
+            "conditions_timed": numbers,
+        }
+    return found
+
+
+def picture_parts(arm: str, scale: str, seed: int, side: int, conditions: int) -> dict[str, Callable[[], Any]]:
+    """What a picture consists of, with one subject: a step; with a cache also what fills it and a step before scopes.
+
+    Weights and input are the same for every arm.
+    """
+    torch.manual_seed(seed)
+    base = DiT(
+        CHANNELS, 1, len(shapes.VOCABULARY), SPEED_WORDS, SCALES[scale]["width"], 1 if scale == "smoke" else 4, 4,
+        double=0,
+    )  # fmt: skip
+    model = MultiConditionDiT(base, (PATCH**2,) * 6, 2, RANK, PATTERNS[arm]).eval()
+    g = torch.Generator().manual_seed(seed)
+    x, words = torch.randn(1, CHANNELS, side, side, generator=g), torch.randint(18, (1, SPEED_WORDS), generator=g)
+    maps = [torch.randn(1, PATCH**2, side, side, generator=g) for _ in range(conditions)]
+    things = [torch.randn(1, CHANNELS, side, side, generator=g)]
+    t = torch.full((1,), 0.5)
+    contexts = model.contexts(maps, things)
+    if not model.pattern.one_way:
+        return {"step": lambda: model(x, t, words, contexts)}
+    everywhere = torch.ones(1, 1, side * side, dtype=torch.bool)
+    compact = flux.disc_scope((side, side), SPEED_RHO).expand(1, 1, -1)
+    ready = cache_conditions(model, contexts)
+    watch = [(0, 1)] if model.pattern.scoped else None
     return {
-        "seconds_per_image": cost(middle, 2, 1),
-        "seconds_by_conditions": by_conditions,
-        "seconds_by_tokens": by_tokens,
-        "growth_with_conditions": by_conditions[-1] / by_conditions[1],
-        "growth_with_tokens": by_tokens[-1] / by_tokens[0],
-        "peak_bytes": memory,
-        "pairs": pairs[{"concat": "dense", "concat-kvcache": "cached"}.get(arm, "pka")],
-        "conditions_timed": numbers,
+        "step": lambda: model(x, t, words, ready, compact, watch),
+        "free": lambda: model(x, t, words, ready, everywhere, watch),
+        "once": lambda: cache_conditions(model, model.contexts(maps, things)),
     }
 
 
