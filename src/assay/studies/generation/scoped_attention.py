@@ -193,8 +193,8 @@ study = Study(
     },
     data=lambda scale: "real" if scale == "full" else "simulated",
     tolerances=dict.fromkeys(
-        ("seconds_per_image", "seconds_one_to_six", "seconds_by_conditions", "seconds_by_tokens", "growth_with_conditions",
-         "growth_with_tokens")
+        ("seconds_per_image", "seconds_one_to_six", "seconds_by_conditions", "seconds_by_tokens",
+         "growth_with_conditions", "growth_with_tokens")
     ),
 )  # fmt: skip
 
