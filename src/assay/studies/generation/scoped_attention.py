@@ -602,11 +602,12 @@ def trial_full(arm: str, condition: str, seed: int, shared: dict[str, Any]) -> d
             rows = flux.profile_flux(pipe, (side, side), conditions, 1, shared["draw"], shared["text"])
             return next(row for row in rows if row["attention"] == kind)
 
-        two, one, six = (row(number, size[0]) for number in (2, 1, 6))
+        one, two, four, six = (row(number, size[0]) for number in (1, 2, 4, 6))
         half = row(2, max(32, size[0] // 32 * 16))
         name = "seconds a picture"
         return {
             "seconds_per_image": two[name], "peak_bytes": two["peak MB a step"] * 1e6,
+            "seconds_one_to_six": (one[name] + two[name] + four[name] + six[name]) / 4,
             "growth_with_conditions": six[name] / one[name], "growth_with_tokens": two[name] / half[name],
             "pairs": two["million pairs a layer"] * 1e6,
         }  # fmt: skip
