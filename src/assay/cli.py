@@ -219,6 +219,8 @@ def verify(
         if not as_json:
             for line in (*result.failed, *result.metrics, *result.verdicts):
                 typer.echo(f"  {line}")
+            for line in result.timings:
+                typer.echo(f"  {line} (rests on timings, which are not compared)")
             word = "differs" if result.any else "agrees"
             typer.echo(f"{card.id}: {word}; {result.compared} figures compared, {len(recorded.verdicts)} verdicts")
     if as_json:

@@ -61,6 +61,22 @@ def test_verify_agrees_then_names_what_was_changed(toy, recorded):
     assert "C1: was contradicted, is supported" in done.stdout
 
 
+def test_verify_tells_of_a_verdict_that_rests_on_timings_without_calling_it_a_difference(toy, recorded):
+    text = json.loads(recorded.read_text())
+    first = text["verdicts"][0]
+    for changes, code in (
+        ({"metric": "seconds", "p": 0.9, "outcome": "inconclusive"}, 0),
+        ({"metric": "seconds", "p": 0.9, "outcome": "contradicted"}, 1),  # a reversal is never the clock's
+        ({"metric": "score", "p": 0.9, "outcome": "inconclusive"}, 1),
+        ({"metric": "score", "p": first["p"], "outcome": "inconclusive"}, 0),  # only the correction moved it
+    ):
+        recorded.write_text(json.dumps(text | {"verdicts": [first | changes, *text["verdicts"][1:]]}))
+        done = toy.cli("verify", toy.paper, "--jobs", 1)
+        assert done.returncode == code, done.stdout + done.stderr
+        assert f"C1: was {changes['outcome']}, is supported" in done.stdout
+        assert ("rests on timings" in done.stdout) == (code == 0)
+
+
 def test_changed_code_makes_evidence_stale_everywhere(toy, recorded):
     assert "(stale)" not in toy.cli("list", "--runs").stdout
     toy.edit_method("1.0", "3.0")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from assay.lab import record, runner
+from assay.lab.judge import Verdict
 from assay.lab.runner import Options, Progress
 from assay.lab.study import Study
 
@@ -21,12 +22,15 @@ class Differences:
     Attributes:
         metrics: one line per metric beyond its tolerance.
         verdicts: one line per claim whose outcome changed.
+        timings: one line per claim that is decided in one run and undecided in the other, and rests on figures that
+            the study does not compare, such as seconds. Told, and no difference: another machine times differently.
         failed: one line per trial that failed or is missing now.
         compared: how many figures were compared.
     """
 
     metrics: list[str] = field(default_factory=list)
     verdicts: list[str] = field(default_factory=list)
+    timings: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     compared: int = 0
 
@@ -61,12 +65,25 @@ def verify(study: Study, recorded: record.Record, options: Options, *, extra: st
             elif not agree(old, result.metrics[metric], tolerance):
                 found.metrics.append(f"{name}: {metric} was {_short(old)}, is {_short(result.metrics[metric])}")
     evidence = record.evidence_of(study, recorded.scale, recorded.seeds, outcome.results)
-    outcomes = {verdict.name: verdict.outcome for verdict in record.judged(study, evidence)}
+    judged = {verdict.name: verdict for verdict in record.judged(study, evidence)}
     for verdict in recorded.verdicts:
-        new = outcomes.get(verdict["name"], "not claimed any more")
-        if new != verdict["outcome"]:
-            found.verdicts.append(f"{verdict['name']}: was {verdict['outcome']}, is {new}")
+        new = judged.get(verdict["name"])
+        outcome: str = new.outcome if new else "not claimed any more"
+        if outcome == verdict["outcome"]:
+            continue
+        line = f"{verdict['name']}: was {verdict['outcome']}, is {outcome}"
+        if new is not None and "inconclusive" in (outcome, verdict["outcome"]) and _timed(study, verdict, new):
+            found.timings.append(line)
+        else:
+            found.verdicts.append(line)
     return found
+
+
+def _timed(study: Study, old: dict[str, Any], new: Verdict) -> bool:
+    """Whether a changed outcome rests on figures that are not compared: its own, or, through the correction for
+    several tests alone, those of another claim.
+    """
+    return study.metric_tolerance(old["metric"]) is None or agree(old["p"], new.p, 1e-6)
 
 
 def agree(old: Any, new: Any, tolerance: float) -> bool:
