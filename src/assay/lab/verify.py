@@ -68,11 +68,11 @@ def verify(study: Study, recorded: record.Record, options: Options, *, extra: st
     judged = {verdict.name: verdict for verdict in record.judged(study, evidence)}
     for verdict in recorded.verdicts:
         new = judged.get(verdict["name"])
-        outcome: str = new.outcome if new else "not claimed any more"
-        if outcome == verdict["outcome"]:
+        says = new.outcome if new else "not claimed any more"
+        if says == verdict["outcome"]:
             continue
-        line = f"{verdict['name']}: was {verdict['outcome']}, is {outcome}"
-        if new is not None and "inconclusive" in (outcome, verdict["outcome"]) and _timed(study, verdict, new):
+        line = f"{verdict['name']}: was {verdict['outcome']}, is {says}"
+        if new is not None and "inconclusive" in (says, verdict["outcome"]) and _timed(study, verdict, new):
             found.timings.append(line)
         else:
             found.verdicts.append(line)
