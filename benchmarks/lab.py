@@ -57,8 +57,8 @@ def rows() -> list[dict[str, Any]]:
         large = _run(folder, "large", seeds=1000, arms=10, jobs=2)
         small = _run(folder, "small", seeds=10, arms=10, jobs=2)
         found.append(_row("memory growth of the runner over 10,000 trials", large["mb"] - small["mb"], "MiB", 50))
-        one = _run(folder, "one", seeds=24, arms=1, jobs=1, compute=1.0)
-        two = _run(folder, "two", seeds=24, arms=1, jobs=2, compute=1.0)
+        one = _run(folder, "one", seeds=96, arms=1, jobs=1, compute=1.0)
+        two = _run(folder, "two", seeds=96, arms=1, jobs=2, compute=1.0)
         row = _row(
             "throughput of two workers against one (trials of 1 s)", one["seconds"] / two["seconds"], "times", 1.8
         )
