@@ -262,6 +262,7 @@ def report(
 def apply(context: typer.Context) -> None:
     """Use a paper's method on your own files: assay apply ID INPUT... [options] --out OUT (ID --help tells more)."""
     from assay.lab.apply import run_apply
+    from assay.lab.registry import naming_extra
     from assay.papers import catalogue
 
     arguments = list(context.args)
@@ -275,7 +276,9 @@ def apply(context: typer.Context) -> None:
         )
         return
     card = catalogue.find(arguments[0])
-    returned = run_apply(_study(card), arguments[1:])
+    study = _study(card)
+    with naming_extra(study.module, card.area):
+        returned = run_apply(study, arguments[1:])
     if as_json:
         _print_json(returned)
     elif isinstance(returned, dict):

@@ -102,6 +102,16 @@ def test_report_without_evidence_says_how_to_make_it(toy):
     assert f"assay run {toy.paper}" in done.stderr
 
 
+@pytest.mark.parametrize("hook", ["def trial(arm, condition, seed, shared):", "def prepare(seed, scale):"])
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_missing_extra_is_named_when_a_hook_first_asks_for_it(toy, hook, jobs):
+    path = toy.root / "assay_toy/study.py"
+    path.write_text(path.read_text().replace(hook, f"{hook}\n    import no_such_library"))
+    done = toy.cli("run", toy.paper, "--jobs", jobs)
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1].startswith("assay: no_such_library is not installed; install what")
+
+
 def test_a_missing_extra_is_named(toy):
     (toy.root / "assay_toy/study.py").write_text("import no_such_library\n")
     done = toy.cli("run", toy.paper)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from assay.errors import AssayError, MissingExtra, UnknownName
 from assay.lab.study import Study
@@ -24,16 +26,8 @@ def load_study(card: Card) -> Study:
 
 def load_module(module: str, extra: str = "all") -> Study:
     """Import a study by the dotted name of its module."""
-    try:
+    with naming_extra(module, extra):
         found = importlib.import_module(module)
-    except MissingExtra:
-        raise
-    except ImportError as error:
-        if (error.name or "").split(".")[0] in {"assay", module.split(".")[0]}:
-            raise
-        raise MissingExtra(
-            f"{error.name or error} is not installed; install what {module} needs with: pip install 'assay[{extra}]'"
-        ) from error
     study = getattr(found, "study", None)
     if not isinstance(study, Study):
         raise AssayError(f"{module} declares no `study`")
@@ -41,3 +35,20 @@ def load_module(module: str, extra: str = "all") -> Study:
         raise AssayError(f"{module}: the study has no @study.trial")
     study.module = module
     return study
+
+
+@contextmanager
+def naming_extra(module: str, extra: str) -> Iterator[None]:
+    """Turn a library that is not there, at import or when a hook first asks for it, into the extra that installs it.
+
+    Raises:
+        MissingExtra: a library of neither this package nor the study's own is not installed.
+    """
+    try:
+        yield
+    except ImportError as error:
+        if (error.name or "").split(".")[0] in {"assay", module.split(".")[0]}:
+            raise
+        raise MissingExtra(
+            f"{error.name or error} is not installed; install what {module} needs with: pip install 'assay[{extra}]'"
+        ) from error

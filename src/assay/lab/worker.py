@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from assay.errors import AssayError, MissingExtra, StoreError
-from assay.lab.registry import load_module
+from assay.lab.registry import load_module, naming_extra
 from assay.lab.store import Result, Setting, Store
 from assay.lab.study import Study, Trial, call_with
 
@@ -84,7 +84,8 @@ def _run(study: Study, job: SeedJob, store: Store | None) -> Iterator[Result]:
     if study.prepare_hook is not None:
         _seed_everything(study.paper, first.seed)
         try:
-            with _time_limit(job.limit or study.time_limit.get(PREPARE, 4 * trial_limit), "preparation"):
+            limit = job.limit or study.time_limit.get(PREPARE, 4 * trial_limit)
+            with _time_limit(limit, "preparation"), naming_extra(job.module, job.extra):
                 shared = call_with(study.prepare_hook, given)
         except (StoreError, MissingExtra):
             raise
@@ -102,7 +103,7 @@ def _run(study: Study, job: SeedJob, store: Store | None) -> Iterator[Result]:
         metrics: dict[str, Any] = {}
         error_text = ""
         try:
-            with _time_limit(trial_limit, "trial"):
+            with _time_limit(trial_limit, "trial"), naming_extra(job.module, job.extra):
                 assert study.trial_hook is not None
                 returned = call_with(
                     study.trial_hook, {**given, "arm": trial.arm, "condition": trial.condition, "shared": shared}
