@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks._measure import row
+
 STRIDE, SEARCH, STEPS = 3, 4, 20
 REPEATS = 3
 
@@ -76,10 +78,10 @@ def rows() -> list[dict[str, Any]]:
     level, pyramid = f"one level, {STEPS} steps", f"strides 6, 5, 4, 3, {STEPS} steps"
     against = f"against convexAdam (stride {STRIDE}, search radius {SEARCH}, 80 x 96 x 80 voxels)"
     return [
-        _row(f"peak memory, {level}, {against}", memory["one"] / memory["peer"], 1.5),
-        _row(f"peak memory, {pyramid}, {against}", memory["all"] / memory["peer"], 1.5),
-        _row(f"time, {level}, {against}", seconds["one"] / seconds["peer"], 1.0),
-        _row(f"time, {pyramid}, {against}", seconds["all"] / seconds["peer"], None),
+        row(f"peak memory, {level}, {against}", memory["one"] / memory["peer"], "of its", at_most=1.5),
+        row(f"peak memory, {pyramid}, {against}", memory["all"] / memory["peer"], "of its", at_most=1.5),
+        row(f"time, {level}, {against}", seconds["one"] / seconds["peer"], "of its", at_most=1),
+        row(f"time, {pyramid}, {against}", seconds["all"] / seconds["peer"], "of its"),
     ]
 
 
@@ -89,14 +91,3 @@ def _run(program: str) -> list[float]:
         [sys.executable, "-c", COMMON + program], capture_output=True, text=True, check=True, env=environment
     )
     return json.loads(done.stdout.splitlines()[-1])
-
-
-def _row(what: str, value: float, limit: float | None) -> dict[str, Any]:
-    words = "no limit" if limit is None else f"at most {limit:g}"
-    return {
-        "what": what,
-        "value": value,
-        "unit": "of its",
-        "limit": words,
-        "ok": None if limit is None else value <= limit,
-    }

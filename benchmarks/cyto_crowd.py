@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from statistics import median
 from typing import Any
 
 import numpy as np
 
 from assay.data.tables.box_table import simulate_crowd
 from assay.methods.labels.cyto_crowd import Votes, group_boxes, infer_labels
+from benchmarks._measure import ratio, row, seconds, side_by_side
 
 TASKS, VOTES, WORKERS, CLASSES, ROUNDS = 10_000, 5, 50, 5, 50
 
@@ -27,20 +25,19 @@ def rows() -> list[dict[str, Any]]:
         import pandas as pd
         from crowdkit.aggregation import DawidSkene
     except ImportError:
-        return [*found, _row(f"Dawid-Skene, {TASKS} tasks x {VOTES} votes", _seconds(ours), "s", "", None)]
+        return [*found, row(f"Dawid-Skene, {TASKS} tasks x {VOTES} votes", seconds(ours), "s")]
     table = pd.DataFrame({"task": item, "worker": who, "label": said})
 
     def theirs() -> np.ndarray:
         return DawidSkene(n_iter=ROUNDS, tol=0).fit_predict(table).sort_index().to_numpy()
 
-    pairs = [(_seconds(ours), _seconds(theirs)) for _ in range(3)]  # by turns, so that both meet the same load
-    ratio = median(mine / peer for mine, peer in pairs)
+    times = ratio(side_by_side(ours, theirs, repeats=3, warm=0))
     same = float((ours() == theirs()).mean())
     what = f"Dawid-Skene, {TASKS} tasks x {VOTES} votes"
     return [
         *found,
-        _row(f"{what}: time over crowd-kit's", ratio, "times", "at most 1", ratio <= 1),
-        _row(f"{what}: labels equal to crowd-kit's", same, "share", "at least 0.999", same >= 0.999),
+        row(f"{what}: time over crowd-kit's", times, "times", at_most=1),
+        row(f"{what}: labels equal to crowd-kit's", same, "share", at_least=0.999),
     ]
 
 
@@ -58,15 +55,5 @@ def _grouping() -> dict[str, Any]:
     people = {"accuracy": (0.9,) * 4, "detection": (0.6,) * 4, "false_boxes": (1.0,) * 4}
     table, _ = simulate_crowd(446, np.random.default_rng(0), class_shares=(1.0,) * 5, objects=14, **people)
     votes = Votes(table.boxes, table.labels, table.annotators, table.images, 5)
-    seconds = min(_seconds(lambda: group_boxes(votes)) for _ in range(3))
-    return _row(f"grouping of {len(votes.labels)} boxes in 446 images", seconds, "s", "at most 2", seconds <= 2)
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def _row(what: str, value: float, unit: str, limit: str, ok: bool | None) -> dict[str, Any]:
-    return {"what": what, "value": value, "unit": unit, "limit": limit, "ok": ok}
+    least = min(seconds(lambda: group_boxes(votes)) for _ in range(3))
+    return row(f"grouping of {len(votes.labels)} boxes in 446 images", least, "s", at_most=2)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from statistics import median
 from typing import Any
 
 import torch
@@ -15,18 +14,15 @@ from torch import nn
 
 from assay.methods.explanation.dave import Transforms, dave, effective_gradient, full_gradient, logits_of
 from assay.nn.vit import ViT
+from benchmarks._measure import one_thread, ratio, row, side_by_side
 
 PASSES, BATCH, REPEATS = 32, 32, 5
 
 
 def rows() -> list[dict[str, Any]]:
     """Time per map relative to captum's on the pocket transformer and on a Hugging Face ViT, on one core."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         return _rows()
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _rows() -> list[dict[str, Any]]:
@@ -38,15 +34,19 @@ def _rows() -> list[dict[str, Any]]:
                        image_size=64, patch_size=8, num_labels=10)  # fmt: skip
     published = ViTForImageClassification(config).eval()
     small, large = torch.randn(4, 3, 32, 32), torch.randn(2, 3, 64, 64)
+    against = f"{PASSES} passes of DAVE against captum's SmoothGrad"
+    limit: Any = {"unit": "of the time", "at_most": 1.5}
     found = [
-        _row(f"{PASSES} passes of DAVE against captum's SmoothGrad, pocket ViT", _equal_passes(pocket, small)),
-        _row(f"{PASSES} passes of DAVE against captum's SmoothGrad, Hugging Face ViT", _equal_passes(published, large)),
+        row(f"{against}, pocket ViT", _equal_passes(pocket, small), **limit),
+        row(
+            f"{PASSES} passes of DAVE against captum's SmoothGrad, Hugging Face ViT",
+            _equal_passes(published, large),
+            **limit,
+        ),
     ]
     target = torch.zeros(len(small), dtype=torch.long)
-    one, plain = _side_by_side(
-        lambda: effective_gradient(pocket, small, target), lambda: full_gradient(pocket, small, target)
-    )
-    return [*found, _row("one effective gradient against one plain gradient, pocket ViT", one / plain)]
+    one = _times(lambda: effective_gradient(pocket, small, target), lambda: full_gradient(pocket, small, target))
+    return [*found, row("one effective gradient against one plain gradient, pocket ViT", one, **limit)]
 
 
 def _equal_passes(model: nn.Module, x: torch.Tensor) -> float:
@@ -62,21 +62,8 @@ def _equal_passes(model: nn.Module, x: torch.Tensor) -> float:
         tunnel.attribute(x, nt_type="smoothgrad", nt_samples=PASSES, nt_samples_batch_size=together, stdevs=0.2,
                          target=target)  # fmt: skip
 
-    ours, peer = _side_by_side(lambda: dave(model, x, target, transforms=shifts, batch=BATCH), theirs)
-    return ours / peer
+    return _times(lambda: dave(model, x, target, transforms=shifts, batch=BATCH), theirs)
 
 
-def _side_by_side(first: Callable[[], Any], second: Callable[[], Any]) -> tuple[float, float]:
-    """Median CPU seconds of each, taken in turn so that a busy machine slows both."""
-    seconds: tuple[list[float], list[float]] = ([], [])
-    for repeat in range(REPEATS + 1):
-        for call, kept in zip((first, second), seconds, strict=True):
-            started = time.process_time()
-            call()
-            if repeat:
-                kept.append(time.process_time() - started)
-    return median(seconds[0]), median(seconds[1])
-
-
-def _row(what: str, value: float, limit: float = 1.5) -> dict[str, Any]:
-    return {"what": what, "value": value, "unit": "of the time", "limit": f"at most {limit:g}", "ok": value <= limit}
+def _times(ours: Callable[[], Any], theirs: Callable[[], Any]) -> float:
+    return ratio(side_by_side(ours, theirs, REPEATS, clock=time.process_time))

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks._measure import row
+
 SEEDS = Path(__file__).resolve().parents[2] / "shared" / "seeds"
 PAPERS = int(os.environ.get("ASSAY_BENCH_PAPERS", "100000"))
 PER_DIGEST = 500
@@ -82,13 +84,13 @@ def rows() -> list[dict[str, Any]]:
     found = []
     if SEEDS.is_dir():
         value = min(_read_seeds() for _ in range(5))
-        found.append(_row("reading the seeds (360 KB, 117 papers) into a fresh store", value, "s", 0.5))
+        found.append(row("reading the seeds (360 KB, 117 papers) into a fresh store", value, "s", at_most=0.5))
     growth, per_paper, times = _large_store()
     found += [
-        _row(f"adding {PAPERS} papers: cost of the last tenth over that of the first", growth, "x", 2.0),
-        _row(f"adding {PAPERS} papers: a paper", per_paper * 1000, "ms", 5.0),
-        _row(f"search over {PAPERS} papers, median", statistics.median(times) * 1000, "ms", 30.0),
-        _row(f"search over {PAPERS} papers, 99th percentile", float(np.quantile(times, 0.99)) * 1000, "ms", 100.0),
+        row(f"adding {PAPERS} papers: cost of the last tenth over that of the first", growth, "x", at_most=2),
+        row(f"adding {PAPERS} papers: a paper", per_paper * 1000, "ms", at_most=5),
+        row(f"search over {PAPERS} papers, median", statistics.median(times) * 1000, "ms", at_most=30),
+        row(f"search over {PAPERS} papers, 99th percentile", float(np.quantile(times, 0.99)) * 1000, "ms", at_most=100),
     ]
     return found
 
@@ -195,13 +197,3 @@ def _word(rank: int) -> str:
 
 VOCABULARY = [_word(rank) for rank in range(50_000)]
 _HEIGHTS = np.cumsum(1.0 / (np.arange(50_000) + 2.7))
-
-
-def _row(what: str, value: float, unit: str, limit: float) -> dict[str, Any]:
-    return {"what": what, "value": round(value, 4), "unit": unit, "limit": limit, "ok": value <= limit}
-
-
-if __name__ == "__main__":
-    for row in rows():
-        word = "ok" if row["ok"] else "NOT MET"
-        print(f"{row['what']:<75} {row['value']:>9} {row['unit']:<3} reach {row['limit']:>6}  {word}")

@@ -13,6 +13,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks._measure import row
+
 STUDY = '''
 """A study that costs nothing, or a second of pure compute."""
 
@@ -42,7 +44,7 @@ def rows() -> list[dict[str, Any]]:
     found = []
     for arguments in (["--help"], ["list"], ["show", "2602.06830"]):
         seconds = median(_cpu([sys.executable, "-m", "assay.cli", *arguments]) for _ in range(5))
-        found.append(_row(f"CPU of assay {' '.join(arguments)}", seconds, "s", 0.35))
+        found.append(row(f"CPU of assay {' '.join(arguments)}", seconds, "s", at_most=0.35))
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "assay_bench"
         package.mkdir()
@@ -51,18 +53,18 @@ def rows() -> list[dict[str, Any]]:
         empty = _run(folder, "empty", seeds=100, arms=10, jobs=2)
         start = _run(folder, "start", seeds=1, arms=1, jobs=2)
         overhead = (empty["seconds"] - start["seconds"]) * 2 / 1000
-        found.append(_row("overhead of an empty trial (1,000 trials, 2 jobs)", overhead * 1000, "ms", 50))
+        found.append(row("overhead of an empty trial (1,000 trials, 2 jobs)", overhead * 1000, "ms", at_most=50))
         again = _run(folder, "empty", seeds=100, arms=10, jobs=2)
-        found.append(_row("cost of a finished trial that is skipped", again["seconds"] * 1000 / 1000, "ms", 1.5))
+        found.append(row("cost of a finished trial that is skipped", again["seconds"] * 1000 / 1000, "ms", at_most=1.5))
         large = _run(folder, "large", seeds=1000, arms=10, jobs=2)
         small = _run(folder, "small", seeds=10, arms=10, jobs=2)
-        found.append(_row("memory growth of the runner over 10,000 trials", large["mb"] - small["mb"], "MiB", 50))
+        found.append(
+            row("memory growth of the runner over 10,000 trials", large["mb"] - small["mb"], "MiB", at_most=50)
+        )
         one = _run(folder, "one", seeds=96, arms=1, jobs=1, compute=1.0)
         two = _run(folder, "two", seeds=96, arms=1, jobs=2, compute=1.0)
-        row = _row(
-            "throughput of two workers against one (trials of 1 s)", one["seconds"] / two["seconds"], "times", 1.8
-        )
-        found.append(row | {"limit": "at least 1.8", "ok": row["value"] >= 1.8})
+        times = one["seconds"] / two["seconds"]
+        found.append(row("throughput of two workers against one (trials of 1 s)", times, "times", at_least=1.8))
     return found
 
 
@@ -96,7 +98,3 @@ def _cpu(command: list[str]) -> float:
     subprocess.run(command, check=True, capture_output=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-
-def _row(what: str, value: float, unit: str, limit: float) -> dict[str, Any]:
-    return {"what": what, "value": value, "unit": unit, "limit": f"at most {limit:g}", "ok": value <= limit}

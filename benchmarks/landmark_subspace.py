@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.cluster import SpectralClustering
-from threadpoolctl import threadpool_limits
 
 from assay.data.subspaces import union_of_subspaces
 from assay.methods.retrieval.landmark_subspace import DenseAutoencoder, SDSNet, SubspaceClustering, Training
 from assay.metrics.clustering import clustering_accuracy
+from benchmarks._measure import one_thread, row
 
 SIZES = (1000, 2000, 4000, 8000, 16000, 32000)
 GROUPS, LANDMARKS = 10, 200
@@ -29,13 +29,8 @@ Cost = tuple[float, float, float]
 
 def rows() -> list[dict[str, Any]]:
     """Exponents, and time and memory of the landmarks over those of the peer at its largest size, in one run."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with threadpool_limits(1):
-            return _rows()
-    finally:
-        torch.set_num_threads(threads)
+    with one_thread():
+        return _rows()
 
 
 def _rows() -> list[dict[str, Any]]:
@@ -58,17 +53,15 @@ def _rows() -> list[dict[str, Any]]:
     time_ratio, memory_ratio = ours[last][0] / peer[last][0], ours[last][1] / peer[last][1]
     doubling = max(ours[2 * n][0] / ours[n][0] for n in SIZES[2:-1])
     return [
-        _row(f"landmarks, seconds over n = {SIZES[0]}..{most}", slope, "exponent", "at most 1.2", slope <= 1.2),
-        _row(f"with network, the same (7 epochs), n = {SIZES[0]}..{most}", deep_slope, "exponent", "at most 1.2",
-             deep_slope <= 1.2),
-        _row("landmarks, worst t(2n)/t(n) from n = 4000", doubling, "times", "at most 2.5", doubling <= 2.5),
-        _row(f"{name}, seconds over n = {SIZES[0]}..{last}", _slope(peer), "exponent", "", None),
-        _row(f"n = {last}: landmarks' seconds over {name}'s", time_ratio, "times", "at most 1", time_ratio <= 1),
-        _row(f"n = {last}: network's seconds over {name}'s", deep[last][0] / peer[last][0], "times", "", None),
-        _row(f"n = {last}: memory over {name}'s", memory_ratio, "times", "at most 0.5", memory_ratio <= 0.5),
-        _row(f"n = {last}: accuracy less {name}'s", ours[last][2] - peer[last][2], "difference", "", None),
-        _row(f"n = {most}: memory over one n x n matrix", ours[most][1] / (8 * most**2 / 2**20), "times",
-             "at most 0.05", ours[most][1] <= 0.05 * 8 * most**2 / 2**20),
+        row(f"landmarks, seconds over n = {SIZES[0]}..{most}", slope, "exponent", at_most=1.2),
+        row(f"with network, the same (7 epochs), n = {SIZES[0]}..{most}", deep_slope, "exponent", at_most=1.2),
+        row("landmarks, worst t(2n)/t(n) from n = 4000", doubling, "times", at_most=2.5),
+        row(f"{name}, seconds over n = {SIZES[0]}..{last}", _slope(peer), "exponent"),
+        row(f"n = {last}: landmarks' seconds over {name}'s", time_ratio, "times", at_most=1),
+        row(f"n = {last}: network's seconds over {name}'s", deep[last][0] / peer[last][0], "times"),
+        row(f"n = {last}: memory over {name}'s", memory_ratio, "times", at_most=0.5),
+        row(f"n = {last}: accuracy less {name}'s", ours[last][2] - peer[last][2], "difference"),
+        row(f"n = {most}: memory over one n x n matrix", ours[most][1] / (8 * most**2 / 2**20), "times", at_most=0.05),
     ]  # fmt: skip
 
 
@@ -103,7 +96,3 @@ def _free() -> float:
         return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     except (AttributeError, ValueError):
         return 4e9
-
-
-def _row(what: str, value: float, unit: str, limit: str, ok: bool | None) -> dict[str, Any]:
-    return {"what": what, "value": value, "unit": unit, "limit": limit, "ok": ok}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -14,18 +14,15 @@ from assay.geometry.boxes3d import box_corners, rotate_z
 from assay.methods.driving.frustum_localizer import FrustumLocalizer
 from assay.methods.driving.late_cascade_fusion import KITTI, LateCascadeFusion, frustums
 from assay.studies.driving.late_cascade_fusion import Frame, crowded_frame
+from benchmarks._measure import one_thread, ratio, row, seconds, side_by_side
 
 REPEATS = 25
 
 
 def rows() -> list[dict[str, Any]]:
     """Milliseconds of one core, and the plain way in the same run."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         return _rows()
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _rows() -> list[dict[str, Any]]:
@@ -50,12 +47,16 @@ def _rows() -> list[dict[str, Any]]:
         _plain_late(frame)
         _plain_frustums(frame, rects)
 
-    quick, slow = _side_by_side(late_and_frustums, plainly)
-    cascade, _ = _side_by_side(lambda: whole(frame.points, frame.lidar, frame.image, frame.calib), late_and_frustums)
+    def cascade() -> None:
+        whole(frame.points, frame.lidar, frame.image, frame.calib)
+
+    against = side_by_side(late_and_frustums, plainly, REPEATS, clock=time.thread_time)
+    quick = 1000 * median(mine for mine, _ in against)
+    with_localizer = 1000 * median(seconds(cascade, time.thread_time) for _ in range(REPEATS))
     return [
-        _row("matching, veto and frustums", quick, "ms", 20),
-        _row("the same with the small localizer on what is left", cascade, "ms", 20),
-        _row("matching, veto and frustums against the plain loops", quick / slow, "of the time", 0.5),
+        row("matching, veto and frustums", quick, "ms", at_most=20),
+        row("the same with the small localizer on what is left", with_localizer, "ms", at_most=20),
+        row("matching, veto and frustums against the plain loops", ratio(against), "of the time", at_most=0.5),
     ]
 
 
@@ -91,18 +92,3 @@ def _plain_frustums(frame: Frame, rects: torch.Tensor) -> list[torch.Tensor | No
         turned = rotate_z(frame.points[inside], -torch.atan2(ray[1], ray[0]))
         found.append(turned if len(turned) > 10 else None)
     return found
-
-
-def _side_by_side(first: Callable[[], Any], second: Callable[[], Any]) -> tuple[float, float]:
-    """Median milliseconds of one core of two functions, called in turn."""
-    spent: tuple[list[float], list[float]] = ([], [])
-    for _ in range(REPEATS):
-        for function, into in zip((first, second), spent, strict=True):
-            start = time.thread_time()
-            function()
-            into.append(1000 * (time.thread_time() - start))
-    return float(np.median(spent[0])), float(np.median(spent[1]))
-
-
-def _row(what: str, value: float, unit: str, limit: float) -> dict[str, Any]:
-    return {"what": what, "value": value, "unit": unit, "limit": f"at most {limit:g}", "ok": value <= limit}

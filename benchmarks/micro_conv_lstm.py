@@ -5,10 +5,9 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -28,6 +27,7 @@ from assay.methods.adaptation.micro_conv_lstm import (
 )
 from assay.metrics.cost import parameter_count
 from assay.studies.adaptation._micro_arms import EIGHT
+from benchmarks._measure import one_thread, ratio, row, side_by_side
 
 MAIN = """#include <stdio.h>
 #include "micro.h"
@@ -45,8 +45,8 @@ int main(void) {
 
 def rows() -> list[dict[str, Any]]:
     """Sizes need no peer; without onnxruntime or a C compiler their rows are left out."""
-    torch.set_num_threads(1)
-    return [*_sizes(), *_agreement()]
+    with one_thread():
+        return [*_sizes(), *_agreement()]
 
 
 def _sizes() -> list[dict[str, Any]]:
@@ -59,19 +59,19 @@ def _sizes() -> list[dict[str, Any]]:
         files.append(len(to_onnx(quantize(net, torch.randn(4, channels, steps)))) / 1024)
         shape = f"{name} ({channels} channels, {classes} classes, {steps} steps)"
         found += [
-            _row(f"{shape}: parameters", params[-1], "parameters", "", None),
-            _row(f"{shape}: 8-bit ONNX file", files[-1], "KB", "", None),
-            _row(f"{shape}: 8-bit constants in C", flash_bytes(net) / 1024, "KB", "", None),
-            _row(f"{shape}: 8-bit working memory", ram_bytes(net, steps) / 1024, "KB", "", None),
+            row(f"{shape}: parameters", params[-1], "parameters"),
+            row(f"{shape}: 8-bit ONNX file", files[-1], "KB"),
+            row(f"{shape}: 8-bit constants in C", flash_bytes(net) / 1024, "KB"),
+            row(f"{shape}: 8-bit working memory", ram_bytes(net, steps) / 1024, "KB"),
         ]
-    ratio = mean(parameter_count(TinierHAR(c, k)) for c, k, _ in EIGHT.values()) / mean(params)
+    against = mean(parameter_count(TinierHAR(c, k)) for c, k, _ in EIGHT.values()) / mean(params)
     share = mean(params) / 11_400
     return [
         *found,
-        _row("parameters off the formula, most of eight sets", off, "parameters", "exactly 0", off == 0),
-        _row("mean parameters over the paper's 11.4K", share, "times", "0.95 to 1.05", 0.95 <= share <= 1.05),
-        _row("mean 8-bit ONNX file (paper: 23.0 KB)", mean(files), "KB", "at most 25", mean(files) <= 25),
-        _row("TinierHAR's parameters over ours", ratio, "times", "at least 2.5", ratio >= 2.5),
+        row("parameters off the formula, most of eight sets", off, "parameters", at_least=0, at_most=0),
+        row("mean parameters over the paper's 11.4K", share, "times", at_least=0.95, at_most=1.05),
+        row("mean 8-bit ONNX file (paper: 23.0 KB)", mean(files), "KB", at_most=25),
+        row("TinierHAR's parameters over ours", against, "times", at_least=2.5),
     ]
 
 
@@ -106,14 +106,11 @@ def _onnxruntime(net: MicroBiConvLSTM, small: QuantModel, x: torch.Tensor) -> li
     def many(session: Any) -> Callable[[], None]:
         return lambda: [session.run(None, one) for _ in range(200)] and None
 
-    pairs = [(_seconds(many(eights)), _seconds(many(floats))) for _ in range(5)]  # by turns, under the same load
-    ratio = median(a / b for a, b in pairs)
+    times = ratio(side_by_side(many(eights), many(floats), repeats=5, warm=0))
     return [
-        _row(
-            "8 bits in onnxruntime: classes equal to the integer network", same, "share", "at least 0.98", same >= 0.98
-        ),
-        _row("8 bits in onnxruntime: classes equal to the float network", kept, "share", "at least 0.98", kept >= 0.98),
-        _row("8 bits in onnxruntime: time over float, one window", ratio, "times", "", None),
+        row("8 bits in onnxruntime: classes equal to the integer network", same, "share", at_least=0.98),
+        row("8 bits in onnxruntime: classes equal to the float network", kept, "share", at_least=0.98),
+        row("8 bits in onnxruntime: time over float, one window", times, "times"),
     ]
 
 
@@ -128,14 +125,4 @@ def _compiled(small: QuantModel, x: torch.Tensor) -> list[dict[str, Any]]:
         run = subprocess.run([f"{folder}/main"], input=given, capture_output=True, check=True)
         table = np.array([[float(v) for v in line.split()] for line in run.stdout.decode().splitlines()])
     off = float(np.abs(table - small(x).numpy()).max())
-    return [_row("C header: largest difference of a logit from the simulation", off, "", "at most 1e-4", off <= 1e-4)]
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def _row(what: str, value: float, unit: str, limit: str, ok: bool | None) -> dict[str, Any]:
-    return {"what": what, "value": value, "unit": unit, "limit": limit, "ok": ok}
+    return [row("C header: largest difference of a logit from the simulation", off, "", at_most=1e-4)]

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
 from scipy.sparse.linalg import eigsh
-from threadpoolctl import threadpool_limits
 
 from assay.methods.segmentation.prior_aware_cut import PANC, PriorBank, add_anchors, affinity, fiedler
+from benchmarks._measure import one_thread, ratio, row, side_by_side
 
 GRID, SIZE, GROUPS, REPEATS = (32, 32), 64, 5, 9
 LIMIT = 3.0
@@ -20,13 +19,8 @@ LIMIT = 3.0
 
 def rows() -> list[dict[str, Any]]:
     """Ratios of processor time, each pair measured by turns; and whether repeated runs give the same bytes."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with threadpool_limits(1):
-            return [row for kind in ("hard", "soft") for row in _rows(kind)]
-    finally:
-        torch.set_num_threads(threads)
+    with one_thread():
+        return [one for kind in ("hard", "soft") for one in _rows(kind)]
 
 
 def _rows(kind: Any) -> list[dict[str, Any]]:
@@ -55,14 +49,15 @@ def _rows(kind: Any) -> list[dict[str, Any]]:
     assert abs(ours() - theirs()) < 1e-8, "both must find the same pair"
     first = method(tokens, bank)
     assert (cut_by_scipy() == first.mask.flatten().numpy()).all(), "both must find the same mask"
-    solved = [(_seconds(ours), _seconds(theirs)) for _ in range(REPEATS)]
-    cut = [(_seconds(lambda: method(tokens, bank)), _seconds(cut_by_scipy)) for _ in range(REPEATS)]
+    solved = _times(ours, theirs)
+    cut = _times(lambda: method(tokens, bank), cut_by_scipy)
     same = all(_bytes(method(tokens.clone(), bank)) == _bytes(first) for _ in range(5))
     what = f"{GRID[0] * GRID[1]} tokens, {kind} affinity"
+    eigenvector = "eigenvector of the graph, time over SciPy's eigsh on the same matrix, normalised"
     return [
-        _ratio(f"{what}: eigenvector of the graph, time over SciPy's eigsh on the same matrix, normalised", solved),
-        _ratio(f"{what}: from tokens to mask, time over the same steps with eigsh", cut),
-        {"what": f"{what}: six runs give the same bytes", "value": float(same), "unit": "", "limit": "1", "ok": same},
+        row(f"{what}: {eigenvector}", solved, "times", at_most=LIMIT),
+        row(f"{what}: from tokens to mask, time over the same steps with eigsh", cut, "times", at_most=LIMIT),
+        row(f"{what}: six runs give the same bytes", float(same), "", at_least=1, at_most=1),
     ]
 
 
@@ -81,12 +76,5 @@ def _bytes(cut: Any) -> bytes:
     return cut.y.numpy().tobytes() + cut.mask.numpy().tobytes()
 
 
-def _seconds(work: Callable[[], object]) -> float:
-    start = time.thread_time()
-    work()
-    return time.thread_time() - start
-
-
-def _ratio(what: str, pairs: list[tuple[float, float]]) -> dict[str, Any]:
-    value = median(mine / peer for mine, peer in pairs)
-    return {"what": what, "value": value, "unit": "times", "limit": f"at most {LIMIT:g}", "ok": value <= LIMIT}
+def _times(ours: Callable[[], Any], theirs: Callable[[], Any]) -> float:
+    return ratio(side_by_side(ours, theirs, REPEATS, warm=0, clock=time.thread_time))

@@ -5,7 +5,6 @@ python -m benchmarks summaries
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ COUNT, LATENCY, CONCURRENCY, LIMIT = 1000, 0.1, 16, 8.0
 _STUB = f"""
 import json, sys, time
 from assay.llm.testing import Sent, completion, serve
+from benchmarks._measure import row
 fields = ("tldr", "motivation", "method", "result", "conclusion")
 body = completion(json.dumps({{name: "A sentence of ordinary length that says what was done." for name in fields}}))
 with serve(lambda request: Sent(body, delay={LATENCY})) as stub:
@@ -49,18 +49,8 @@ def rows() -> list[dict[str, Any]]:
     start = time.perf_counter()
     summarise(entries)
     extractive = time.perf_counter() - start
+    what = f"{COUNT} summaries, stub with {1000 * LATENCY:.0f} ms, {CONCURRENCY} at once"
     return [
-        {
-            "what": f"{COUNT} summaries, stub with {1000 * LATENCY:.0f} ms, {CONCURRENCY} at once",
-            "value": seconds,
-            "unit": "s",
-            "limit": f"at most {LIMIT:g}",
-            "ok": seconds <= LIMIT,
-        },
-        {"what": f"{COUNT} extractive summaries", "value": extractive, "unit": "s", "limit": "", "ok": None},
+        row(what, seconds, "s", at_most=LIMIT),
+        row(f"{COUNT} extractive summaries", extractive, "s"),
     ]
-
-
-if __name__ == "__main__":
-    for row in rows():
-        print(json.dumps(row))

@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from benchmarks._measure import row
+
 CLIENTS = 8
 SECONDS = 10.0
 REQUESTS = int(os.environ.get("ASSAY_BENCH_REQUESTS", "20000"))
@@ -40,21 +42,10 @@ def rows() -> list[dict[str, Any]]:
         finally:
             process.terminate()
             process.wait(20)
+    varied = f"memory of the server over {REQUESTS} varied requests, once its cache is full: growth"
     return [
-        {
-            "what": f"warm pages to {CLIENTS} clients at once, one server process",
-            "value": round(rate, 1),
-            "unit": "pages/s",
-            "limit": "at least 200",
-            "ok": rate >= 200,
-        },
-        {
-            "what": f"memory of the server over {REQUESTS} varied requests, once its cache is full: growth",
-            "value": round(growth, 2),
-            "unit": "MiB",
-            "limit": "at most 16",
-            "ok": growth <= 16,
-        },
+        row(f"warm pages to {CLIENTS} clients at once, one server process", rate, "pages/s", at_least=200),
+        row(varied, growth, "MiB", at_most=16),
     ]
 
 
@@ -177,10 +168,3 @@ def _memory(pid: int) -> float:
     """Resident memory of a process in MiB."""
     with open(f"/proc/{pid}/status", encoding="utf-8") as lines:
         return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
-
-
-if __name__ == "__main__":
-    for row in rows():
-        print(
-            f"{row['what']:<95} {row['value']:>9} {row['unit']:<8} {row['limit']}  {'ok' if row['ok'] else 'NOT MET'}"
-        )
