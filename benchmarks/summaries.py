@@ -10,12 +10,13 @@ import sys
 import time
 from typing import Any
 
+from benchmarks._measure import row
+
 COUNT, LATENCY, CONCURRENCY, LIMIT = 1000, 0.1, 16, 8.0
 
 _STUB = f"""
 import json, sys, time
 from assay.llm.testing import Sent, completion, serve
-from benchmarks._measure import row
 fields = ("tldr", "motivation", "method", "result", "conclusion")
 body = completion(json.dumps({{name: "A sentence of ordinary length that says what was done." for name in fields}}))
 with serve(lambda request: Sent(body, delay={LATENCY})) as stub:

@@ -1,7 +1,7 @@
 """The pages: how many a second from a warm server to eight clients at once, and what 20,000 requests add to its memory.
 
-python -m benchmarks.web
-ASSAY_BENCH_REQUESTS=2000 python -m benchmarks.web      # fewer, for a quick look
+python -m benchmarks web
+ASSAY_BENCH_REQUESTS=2000 python -m benchmarks web      # fewer, for a quick look
 """
 
 from __future__ import annotations
