@@ -36,7 +36,7 @@ def code_files(module: str) -> dict[str, Path]:
         if path is None:
             continue
         found[name] = path
-        waiting.extend(_imported(path.read_text(encoding="utf-8"), {"assay", module.split(".")[0]}))
+        waiting.extend(name for name in _read(path)[1] if name.split(".")[0] in {"assay", module.split(".")[0]})
     return dict(sorted(found.items()))
 
 
@@ -45,21 +45,30 @@ def hash_of(files: dict[str, Path]) -> str:
     digest = hashlib.sha256()
     for name, path in files.items():
         digest.update(f"{name}\0".encode())
-        digest.update(path.read_bytes())
+        digest.update(_read(path)[0])
         digest.update(b"\0")
     return digest.hexdigest()[:16]
 
 
-def _imported(source: str, packages: set[str]) -> Iterator[str]:
+def _read(path: Path) -> tuple[bytes, tuple[str, ...]]:
+    """Content of a file and the modules it imports; read again when it was written since."""
+    status = path.stat()
+    return _read_at(path, status.st_mtime_ns, status.st_size)
+
+
+@cache
+def _read_at(path: Path, _written: int, _size: int) -> tuple[bytes, tuple[str, ...]]:
+    content = path.read_bytes()
+    return content, tuple(dict.fromkeys(_imported(content.decode("utf-8"))))
+
+
+def _imported(source: str) -> Iterator[str]:
     for base, names, plain in _IMPORT.findall(source):
         if base:
-            if base.split(".")[0] in packages:
-                yield base
-                yield from (f"{base}.{name.split()[0]}" for name in names.strip("()").split(",") if name.split())
+            yield base
+            yield from (f"{base}.{name.split()[0]}" for name in names.strip("()").split(",") if name.split())
         else:
-            for name in plain.split(","):
-                if name.split() and name.split()[0].split(".")[0] in packages:
-                    yield name.split()[0]
+            yield from (name.split()[0] for name in plain.split(",") if name.split())
 
 
 def _file_of(name: str) -> Path | None:
