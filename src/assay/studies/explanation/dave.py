@@ -333,9 +333,10 @@ def _plots(evidence: Evidence, axes: Any) -> None:
         curve = evidence.series("stability_by_passes", arm, "trained")
         if len(curve):
             axes[3].plot(CURVE, curve.mean(axis=0), "o-", label=arm, ms=3)
-    axes[3].set(xlabel="passes", ylabel=evidence.label("stability_by_passes"), xscale="log", xticks=CURVE)
-    axes[3].set_xticklabels(CURVE)
-    axes[3].legend(fontsize=7)
+    axes[3].set(xlabel="passes", ylabel=evidence.label("stability_by_passes"), xscale="log")
+    axes[3].set_xticks(CURVE, [str(passes) for passes in CURVE])
+    axes[3].minorticks_off()
+    axes[3].legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
 
 
 @study.apply
