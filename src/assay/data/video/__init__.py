@@ -1,0 +1,1 @@
+"""Videos: readers of files and folders of frames, and simulated ones."""
