@@ -20,7 +20,7 @@ from torch import Tensor
 
 from assay.data import photos
 
-STEP = 0.5  # blur diameters are rounded to this many pixels where depth varies over a layer
+STEP = 1.0  # blur diameters come in steps of this many pixels where depth varies over a layer
 
 
 @dataclass(frozen=True)
