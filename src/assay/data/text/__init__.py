@@ -1,0 +1,1 @@
+"""Text: fonts, word lists and pictures of words."""
