@@ -175,11 +175,12 @@ def test_without_pairs_and_experts_the_centre_branch_trains_bit_for_bit_as_alone
     centres.load_state_dict(model.centers.state_dict())
     how = uh.Training(epochs=5, weights=uh.Weights(pair=0, align=0), weight_decay=0.01, seed=3)
     uh.fit(model, uh.tensor_batches(x, y, 32), how)
-    optimiser = torch.optim.AdamW([
+    groups = [
         {"params": backbone.parameters(), "lr": 1e-4, "weight_decay": 0.01},
         {"params": head.parameters(), "lr": 1e-3, "weight_decay": 0.01},
         {"params": centres.parameters(), "lr": 1e-3, "weight_decay": 0.0},
-    ])  # fmt: skip
+    ]
+    optimiser = torch.optim.AdamW(groups, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 5)
     generator = torch.Generator().manual_seed(3)
     for _ in range(5):

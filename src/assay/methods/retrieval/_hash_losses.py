@@ -99,14 +99,18 @@ def pairwise_loss(u: Tensor, s: Tensor, alpha: float | None = None) -> Tensor:
         raise ValueError(f"similarities ({batch}, {batch}) expected, got {tuple(s.shape)}")
     if batch < 2:
         return u.sum() * 0
-    other = ~torch.eye(batch, dtype=torch.bool, device=u.device)
-    theta = ((16 / q if alpha is None else alpha) / 2 * u @ u.T)[other]
-    similar = s[other].to(u.dtype)
-    pairs, alike = similar.numel(), similar.sum()
-    weight = torch.where(similar > 0, pairs / (2 * alike.clamp(min=1)), pairs / (2 * (pairs - alike).clamp(min=1)))
-    one_kind = (alike == 0) | (alike == pairs)
-    weight = torch.where(one_kind, torch.ones_like(weight), weight)
-    return (weight * (F.softplus(theta) - similar * theta)).mean()
+    theta = (16 / q if alpha is None else alpha) / 2 * u @ u.T
+    similar = s.to(u.dtype)
+    other = 1 - torch.eye(batch, dtype=u.dtype, device=u.device)
+    pairs, alike = batch * (batch - 1), (similar * other).sum()
+    unlike = pairs - alike
+    one_kind = (alike == 0) | (unlike == 0)
+    weight = torch.where(
+        one_kind,
+        torch.ones_like(similar),
+        pairs / 2 * (similar / alike.clamp(min=1) + (1 - similar) / unlike.clamp(min=1)),
+    )
+    return (weight * other * (F.softplus(theta) - similar * theta)).sum() / pairs
 
 
 def mutual_loss(centre: Tensor, pair: Tensor, direction: Direction = "both") -> Tensor:

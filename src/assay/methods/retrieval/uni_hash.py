@@ -262,7 +262,7 @@ def fit(model: UniHash, batches: Batches, training: Training | None = None, devi
     ]
     if backbone:
         groups.insert(0, {"params": backbone, "lr": backbone_rate, "weight_decay": how.weight_decay})
-    optimiser = torch.optim.AdamW(groups)
+    optimiser = torch.optim.AdamW(groups, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(how.epochs, 1))
     order = torch.Generator().manual_seed(how.seed)
     history = []
