@@ -105,6 +105,7 @@ def test_the_authors_samples_are_read_and_their_lakes_are_ours() -> None:
     for trace in by_task["frozenlake"]:
         drawn = walk(("FHF", "HFG", "FSF"), tuple(ACTIONS.index(word) for word in trace.actions))
         assert drawn.answer == trace.answer
+        assert drawn.positions == trace.places
         theirs = np.stack([read_board(file, 3, 64) for file in trace.frames])
         np.testing.assert_allclose(frames(drawn, 64) / 255, theirs, atol=1e-6)
     board = read_board(by_task["maze"][0].frames[0], 3, 8)

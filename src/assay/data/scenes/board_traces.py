@@ -31,7 +31,7 @@ LARGEST = 64 * 1024 * 1024  # bytes of a table
 
 @dataclass(frozen=True)
 class BoardTrace:
-    """One trace: T actions in words, T + 1 picture files, the answer's letter."""
+    """One trace: T actions in words, T + 1 picture files and cells (row, column), the answer's letter."""
 
     name: str
     task: str
@@ -39,6 +39,7 @@ class BoardTrace:
     actions: tuple[str, ...]
     answer: str
     frames: tuple[Path, ...]
+    places: tuple[tuple[int, int], ...]
 
 
 def read_traces(folder: Path) -> list[BoardTrace]:
@@ -105,7 +106,8 @@ def _maze(entry: dict[str, Any], table: Path) -> BoardTrace:
     actions = tuple(str(action).rsplit("-", 1)[0] for action in entry["action_list"])
     files = [f"{entry['file_prefix']}_{k + 1}" for k in range(len(places))]
     answer = "ABCDEFGH"[candidates.index(places[-1])]
-    return _checked(str(entry["file_prefix"]), "maze", int(entry["grid_num"]), actions, answer, files, table)
+    cells = tuple((int(row), int(column)) for row, column in places)
+    return _checked(str(entry["file_prefix"]), "maze", int(entry["grid_num"]), actions, answer, files, cells, table)
 
 
 def _lake(key: str, entry: dict[str, Any], table: Path, only: bool) -> list[BoardTrace]:
@@ -119,13 +121,15 @@ def _lake(key: str, entry: dict[str, Any], table: Path, only: bool) -> list[Boar
         stem = f"{number}" if only else f"{key}/{number}"
         actions = tuple(ACTIONS[step] for step in steps[: len(states) - 1])
         files = [f"{stem}/{k}" for k in range(len(states))]
-        found.append(_checked(stem, "frozenlake", size, actions, ENDS[end], files, table))
+        cells = tuple(divmod(int(state), size) for state in states)
+        found.append(_checked(stem, "frozenlake", size, actions, ENDS[end], files, cells, table))
     return found
 
 
 def _checked(
-    name: str, task: str, grid: int, actions: tuple[str, ...], answer: str, files: list[str], table: Path
-) -> BoardTrace:
+    name: str, task: str, grid: int, actions: tuple[str, ...], answer: str, files: list[str],
+    places: tuple[tuple[int, int], ...], table: Path,
+) -> BoardTrace:  # fmt: skip
     """A trace whose words are known and whose frames are there, beside the table or one folder up."""
     if unknown := set(actions) - set(ACTIONS):
         raise ValueError(f"action {sorted(unknown)[0]}, expected one of {', '.join(ACTIONS)}")
@@ -134,7 +138,7 @@ def _checked(
     for root in (table.parent.resolve(), table.parent.parent.resolve()):
         paths = [next((p for p in _endings(root / file) if p.is_file()), None) for file in files]
         if all(path is not None and path.resolve().is_relative_to(root) for path in paths):
-            return BoardTrace(name, task, grid, actions, answer, tuple(path for path in paths if path))
+            return BoardTrace(name, task, grid, actions, answer, tuple(path for path in paths if path), places)
     raise InputError(f"{table}: the frames {files[0]} to {files[-1]} are not beside it")
 
 
