@@ -120,7 +120,7 @@ def test_a_tilted_layer_is_sharp_where_it_crosses_the_plane():
 def test_missing_planes_are_known():
     rng = np.random.default_rng(3)
     planes = focus_planes()
-    layers, chosen = layered_scene(["coffee", "astronaut"], planes, 96, rng)
+    layers, chosen = layered_scene(photos.cropper(["coffee", "astronaut"]), planes, 96, rng)
     assert 3 <= len(layers) <= 5
     assert chosen == sorted(chosen)
     whole = photograph(layers, planes, Lens(), rng, margin=16)

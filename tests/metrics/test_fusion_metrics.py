@@ -29,7 +29,9 @@ def test_structure_counts_more_than_its_place():
     g = torch.Generator().manual_seed(0)
     one, two = (0.5 + 0.1 * torch.randn(1, 3, 48, 48, generator=g) for _ in range(2))
     flat = torch.full_like(one, 0.5)
-    assert gabor_distance(one, two) < gabor_distance(flat, two)
+    for pool in (1, 7):
+        assert gabor_distance(one, two, pool=pool) < gabor_distance(flat, two, pool=pool)
+    assert gabor_distance(one, two) < 0.3 * gabor_distance(one, two, pool=1)
     assert (one - two).square().mean() > (flat - two).square().mean()
 
 
@@ -40,6 +42,8 @@ def test_the_map_shows_where(picture):
     assert shown.shape == (1, 64, 64)
     assert shown[..., 44:].mean() > 5 * shown[..., :20].mean()
     assert torch.equal(gabor_distance(half, picture), gabor_distance(half, picture))
+    with pytest.raises(ValueError, match="odd"):
+        gabor_distance(picture, picture, pool=4)
     with pytest.raises(ValueError, match="too few"):
         gabor_distance(picture[..., :20], picture[..., :20])
     with pytest.raises(ValueError, match="alike"):

@@ -9,16 +9,17 @@ back afterwards. Lengths in millimetres, blur in pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
-from assay.data import photos
+Take = Callable[[np.random.Generator, int], NDArray[np.float32]]
 
 STEP = 1.0  # blur diameters come in steps of this many pixels where depth varies over a layer
 
@@ -183,15 +184,15 @@ def focus_planes(count: int = 5, near: float = 500.0, far: float = 2000.0) -> li
 
 
 def layered_scene(
-    names: Sequence[str], planes: Sequence[float], size: int, rng: np.random.Generator
+    take: Take, planes: Sequence[float], size: int, rng: np.random.Generator
 ) -> tuple[list[Layer], list[int]]:
-    """Three to five layers cut from photographs, at the depths of `planes`; some are tilted.
+    """Three to five layers cut from pictures, at the depths of `planes`; some are tilted.
 
     The farthest is a whole crop; the others are discs, boxes or blobs with soft rims. A tilted layer reaches half of
     the way to the neighbouring planes.
 
     Args:
-        names: photographs to cut from.
+        take: gives a crop `(size, size, 3)` in [0, 1], such as `assay.data.photos.cropper(names)`.
         planes: focus distances from far to near.
         size: side of the scene in pixels.
 
@@ -203,9 +204,7 @@ def layered_scene(
     step = abs(1 / planes[1] - 1 / planes[0])
     layers = []
     for order, plane in enumerate(chosen):
-        name = names[int(rng.integers(len(names)))]
-        least = size / min(photos.photo(name).shape[:2])
-        image = photos.crop(name, (size, size), rng, scale=float(rng.uniform(max(0.5, least), 1.0)), tries=4)
+        image = take(rng, size)
         alpha = torch.ones(size, size) if order == 0 else _cut_out(size, rng)
         tilt = 0.5 * step * float(rng.uniform(-1, 1)) if rng.random() < 0.3 else 0.0
         ramp = torch.linspace(-1, 1, size).expand(size, size)

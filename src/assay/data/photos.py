@@ -7,6 +7,7 @@ they are shown.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -75,6 +76,22 @@ def crop(
             found, best = part, energy
     assert found is not None
     return np.ascontiguousarray(found[:, ::-1] if rng.random() < 0.5 else found)
+
+
+def cropper(
+    names: Sequence[str], *, tries: int = 4, least_scale: float = 0.5
+) -> Callable[[np.random.Generator, int], NDArray[np.float32]]:
+    """A function of a generator and a side that gives a square crop `(side, side, 3)` of one of the photographs.
+
+    The scale is drawn between `least_scale` and 1, or what the crop needs.
+    """
+
+    def take(rng: np.random.Generator, side: int) -> NDArray[np.float32]:
+        name = names[int(rng.integers(len(names)))]
+        least = max(least_scale, side / min(photo(name).shape[:2]))
+        return crop(name, (side, side), rng, scale=min(float(rng.uniform(least, 1.0)), 1.0), tries=tries)
+
+    return take
 
 
 def _resampled(whole: NDArray[np.uint8], top: float, left: float, size: tuple[int, int], scale: float) -> NDArray:

@@ -17,17 +17,25 @@ FLOOR = 1e-3  # energy of a filter's answer that is hardly seen: of noise of 1.3
 
 
 def gabor_distance(
-    image: Tensor, reference: Tensor, *, levels: int = 3, filters: int = 12, seed: int = 0, full: bool = False
+    image: Tensor,
+    reference: Tensor,
+    *,
+    levels: int = 3,
+    filters: int = 12,
+    pool: int = 7,
+    seed: int = 0,
+    full: bool = False,
 ) -> Tensor:
     """Distance of Gabor energies, from 0 (equal) to 1 (structure on one side only).
 
     At each level of the pyramid, and for each of the colour channels, amplitudes A_k of random Gabor pairs (even and
-    odd part) are compared: `d = sum_k (A_k - B_k)^2 / (sum_k A_k^2 + B_k^2 + c)`. Levels count alike.
+    odd part) are compared, energies A_k^2 being first averaged over a small window: `d = sum_k (A_k - B_k)^2 / (sum_k A_k^2 + B_k^2 + c)`. Levels count alike.
 
     Args:
         image, reference: `(B, C, H, W)` in [0, 1].
         levels: of the pyramid; each halves the resolution.
         filters: random pairs; wavelengths from 2.5 to 6 pixels, any direction.
+        pool: side of that window in pixels, odd; 1 compares pixel by pixel, so that structure out of place costs more.
         seed: of the filters.
         full: return the map `(B, H, W)` and not its mean.
 
@@ -35,10 +43,12 @@ def gabor_distance(
         `(B,)`.
 
     Raises:
-        ValueError: other shapes, or a picture that is too small for the levels.
+        ValueError: other shapes, an even window, or a picture that is too small for the levels.
     """
     if image.shape != reference.shape or image.ndim != 4:
         raise ValueError(f"need two batches (B, C, H, W) alike, got {tuple(image.shape)} and {tuple(reference.shape)}")
+    if pool % 2 == 0:
+        raise ValueError(f"the window must be odd, got {pool}")
     height, width = image.shape[-2:]
     if min(height, width) < 8 * 2 ** (levels - 1):
         raise ValueError(f"{height}x{width} pixels are too few for {levels} levels; each needs 8 pixels a side")
@@ -47,7 +57,7 @@ def gabor_distance(
     for level in range(levels):
         if level:
             a, b = F.avg_pool2d(a, 2), F.avg_pool2d(b, 2)
-        energy_a, energy_b = _energies(a, filters, seed), _energies(b, filters, seed)
+        energy_a, energy_b = (_energies(x, filters, seed, pool) for x in (a, b))
         apart = (energy_a.sqrt() - energy_b.sqrt()).square().sum(1)
         scale = (energy_a + energy_b).sum(1) + FLOOR * filters
         d = apart / scale
@@ -56,14 +66,15 @@ def gabor_distance(
     return total if full else total.mean((-2, -1))
 
 
-def _energies(x: Tensor, filters: int, seed: int) -> Tensor:
+def _energies(x: Tensor, filters: int, seed: int, pool: int) -> Tensor:
     """Squared amplitudes, summed over colour channels: `(B, K, H, W)`."""
     bank = _bank(filters, seed).to(x)
     batch, channels, height, width = x.shape
     flat = F.pad(x.reshape(batch * channels, 1, height, width), (4, 4, 4, 4), mode="reflect")
     answers = F.conv2d(flat, bank).unflatten(0, (batch, channels))
     even, odd = answers.chunk(2, dim=2)
-    return (even.square() + odd.square() + 1e-12).sum(1)
+    energy = (even.square() + odd.square() + 1e-12).sum(1)
+    return F.avg_pool2d(energy, pool, 1, pool // 2, count_include_pad=False) if pool > 1 else energy
 
 
 @lru_cache(maxsize=4)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from assay.data.focus_stack import Lens, blurred, focus_planes, layered_scene, photograph
-from assay.data.photos import crop
+from assay.data.photos import crop, cropper
 from assay.methods.imaging.focus_fusion import (
     GMFF,
     ControlledDenoiser,
@@ -31,6 +31,7 @@ from assay.methods.imaging.focus_fusion import (
     focus_measure,
     fuse_tiles,
     fusion_loss,
+    lacking,
     low_band,
     misregistration,
     missing_focus_mask,
@@ -63,7 +64,7 @@ def halves(picture):
 def missing_stack():
     rng = np.random.default_rng(7)
     planes = focus_planes()
-    layers, chosen = layered_scene(["gravel", "grass"], planes, 128, rng)
+    layers, chosen = layered_scene(cropper(["gravel", "grass"]), planes, 128, rng)
     return photograph(layers, [p for i, p in enumerate(planes) if i != chosen[0]], Lens(), rng, margin=16)
 
 
@@ -114,10 +115,12 @@ def test_limits_of_stage_one():
 def test_tiles_give_what_the_whole_gives():
     stack = torch.rand(3, 3, 150, 200, generator=torch.Generator().manual_seed(0))
     net = a_fusion(temperature=0.05)
-    whole, missing = net(stack[None]), missing_focus_mask(stack, 0.5, noise=0.01)
+    whole, missing = net(stack[None]), missing_focus_mask(stack, 0.5, noise=0.01, sharpest=1.0)
     depth = (whole.weights[0] * torch.arange(3.0)[:, None, None]).sum(0)
     seen, largest = torch.zeros(150, 200), 0
-    for tile in fuse_tiles(lambda a, b, c, d: stack[..., a:b, c:d], 150, 200, net, tile=40, noise=0.01, threshold=0.5):
+    for tile in fuse_tiles(
+        lambda a, b, c, d: stack[..., a:b, c:d], 150, 200, net, tile=40, noise=0.01, sharpest=1.0, threshold=0.5
+    ):
         place = (slice(tile.top, tile.top + 40), slice(tile.left, tile.left + 40))
         seen[place] += 1
         largest = max(largest, (tile.image - whole.image[0][(..., *place)]).abs().max())
@@ -191,8 +194,10 @@ def test_missing_focus_is_found(missing_stack, halves):
     assert found[missing_stack.blur.amin(0) < 1].float().mean() < 0.03
     none = missing_focus_mask(halves)
     assert none[:, 8:40].float().mean() < 0.1
-    both = missing_focus_mask(torch.stack([blurred(halves[0], 5), blurred(halves[1], 5)]))
+    both = missing_focus_mask(torch.stack([blurred(halves[0], 5), blurred(halves[1], 5)]), sharpest=1.0)
     assert both.float().mean() > 0.5
+    softer = torch.stack([blurred(frame, 2) for frame in halves])  # all of it a little soft, as some cameras are
+    assert missing_focus_mask(softer)[:, 8:40].float().mean() < 0.1
     assert missing_focus_mask(missing_stack.frames, 0.05).sum() < found.sum()
     flat = 0.5 + 0.01 * torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     assert missing_focus_mask(flat).float().mean() < 0.02
@@ -250,9 +255,18 @@ def test_the_gaussian_part_of_the_denoiser():
     t = torch.tensor([5, 100, 400, 900])
     x_t = net.schedule.noisy(x, noise, t)
     error = net(x_t, t, condition) - net.schedule.target(x, noise, t, "v")
-    expected = 1 / net.loss_weight(x, t).flatten()
+    expected = 1 / net.loss_weight(x, t)[:, 0].flatten()
     assert torch.allclose(error.square().mean((1, 2, 3)), expected, rtol=0.05)
+    uneven = PixelDenoiser(net.unet, spread=[0.3, 0.1, 0.1])
+    assert torch.allclose(uneven(x_t, t, condition)[:, 0], net(x_t, t, condition)[:, 0], atol=1e-6)
     assert error.mean().abs() < 0.02
+
+
+def test_pixels_come_back_and_what_is_lacking_is_brightness(picture):
+    codec = PixelCodec()
+    assert torch.allclose(codec.decode(codec.encode(picture[None])), picture[None], atol=1e-6)
+    spread = lacking(codec, blurred(picture, 4)[None], picture[None])
+    assert spread[0] > 2 * max(spread[1:]) > 0
 
 
 def test_restorer_keeps_its_promises(picture):

@@ -99,13 +99,21 @@ def one_hot(logits: Tensor) -> Tensor:
     return torch.zeros_like(logits).scatter_(axis, logits.argmax(axis, keepdim=True), 1.0)
 
 
-def missing_focus_mask(stack: Tensor, threshold: float = 0.2, *, size: int = 17, noise: float | None = None) -> Tensor:
+def missing_focus_mask(
+    stack: Tensor,
+    threshold: float = 0.2,
+    *,
+    size: int = 17,
+    noise: float | None = None,
+    sharpest: float | None = None,
+) -> Tensor:
     """Where no frame is sharp although there is something to be sharp.
 
     Blur removes fine detail before coarse. At each pixel, the largest energy over the frames of second differences one
     pixel apart, less the noise's, is set against the largest energy of those four pixels apart in a smoothed
-    picture: the prior of how much detail such a texture has. Below `threshold` times the prior the focus is missing;
-    where even the coarse energy is that of noise, nothing is said.
+    picture: the prior of how much detail such a texture has. The ratio is judged by what the picture's sharpest
+    places reach (at most 1): below `threshold` of it focus is missing. Where even the coarse energy is that of
+    noise, nothing is said.
 
     Args:
         stack: `(N, 3, H, W)`.
@@ -113,38 +121,60 @@ def missing_focus_mask(stack: Tensor, threshold: float = 0.2, *, size: int = 17,
         size: side of the window in pixels, odd.
         noise: standard deviation of the frames' noise; None: estimated (from the median of a filter that sees little
             else, the least over the frames).
+        sharpest: ratio of the sharpest places; None: of this stack (`sharpest_ratio`).
 
     Returns:
         bool `(H, W)`.
     """
-    if not threshold > 0 or size % 2 == 0:
-        raise ValueError(f"expected a threshold above 0 and an odd window, got {threshold} and {size}")
+    if not threshold > 0:
+        raise ValueError(f"expected a threshold above 0, got {threshold}")
+    sharp, prior, known = _detail(stack, size, noise)
+    sharpest = _sharpest(sharp, prior, known) if sharpest is None else sharpest
+    return window_mean(((sharp < threshold * sharpest * prior) & known)[None].float(), 7)[0] > 0.5
+
+
+def sharpest_ratio(stack: Tensor, *, size: int = 17, noise: float | None = None) -> float:
+    """Ratio of fine to coarse detail that a tenth of the textured places exceed, at most 1; 0 without texture."""
+    return _sharpest(*_detail(stack, size, noise))
+
+
+def _detail(stack: Tensor, size: int, noise: float | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Fine energy, coarse energy, and whether the coarse one is above noise, `(H, W)` each."""
+    if size % 2 == 0:
+        raise ValueError(f"expected an odd window, got {size}")
     grey = luma(as_stack(stack))
     variance = (noise_level(grey) if noise is None else noise * _LUMA_NOISE) ** 2
     fine = sum(part.square() for part in _second_differences(grey, 1))
     coarse = sum(part.square() for part in _second_differences(_smooth(grey), 4))
     sharp = (window_mean(fine, size) - 12 * variance).clamp(min=0).amax(0)
     prior = (window_mean(coarse, size) - 0.13 * variance).clamp(min=0).amax(0)
-    lacking = (sharp < threshold * prior) & (prior > 2e-4 + 2 * variance)
-    return window_mean(lacking[None].float(), 7)[0] > 0.5
+    return sharp, prior, prior > 2e-4 + 2 * variance
 
 
-def depth_edges(weights: Tensor, sure: float = 0.6) -> Tensor:
+def _sharpest(sharp: Tensor, prior: Tensor, known: Tensor) -> float:
+    ratio = (sharp[known] / prior[known])[:: max(1, int(known.sum()) // 100_000)]
+    return min(1.0, float(ratio.quantile(0.9))) if len(ratio) else 0.0
+
+
+def depth_edges(weights: Tensor, sure: float = 0.7) -> Tensor:
     """Pixels where the frame in focus changes, both sides being sure of theirs: bool `(H, W)`.
 
-    Neighbouring frames share a surface that lies between them, so weights are first averaged over 5x5 pixels, and a
-    change counts where the mean weight of the winner reaches `sure` on both sides.
+    Neighbouring frames share a surface that lies between them, and on flat ground the choice wavers; so weights are
+    first averaged over 9x9 pixels, and a change counts where the winner's mean weight reaches `sure` on both sides.
 
     Args:
         weights: `(N, H, W)`.
     """
-    mean = window_mean(weights, 5)
+    mean = window_mean(weights, 9)
     best, label = mean.max(0)
     label = torch.where(best >= sure, label, -1)
     edge = torch.zeros_like(label, dtype=torch.bool)
-    for step in (2, 4):  # the unsure seam between two sure sides is a few pixels wide
-        for a, b, place in ((label[:, step:], label[:, :-step], edge[:, step // 2 : -(step // 2)]),
-                            (label[step:], label[:-step], edge[step // 2 : -(step // 2)])):  # fmt: skip
+    for step in (4, 6):  # the unsure seam between two sure sides is a few pixels wide
+        half = step // 2
+        for a, b, place in (
+            (label[:, step:], label[:, :-step], edge[:, half:-half]),
+            (label[step:], label[:-step], edge[half:-half]),
+        ):
             place |= (a != b) & (a >= 0) & (b >= 0)
     return edge
 

@@ -8,6 +8,7 @@ Source: 2512.21495
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 HALO = 72  # pixels, a multiple of 8; reach of StackFusion with three levels and two rounds is 69
+POSITIONS = 1 << 17  # tokens that attend at a time when no gradients are wanted: bounds the memory
 GAIN = 8.0  # brings local contrast to the order of 1
 LUMA = (0.299, 0.587, 0.114)
 
@@ -60,13 +62,19 @@ class StackAttention(nn.Module):
         self.out = nn.Linear(width, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        batch, frames = x.shape[:2]
+        batch, frames, _, height, width = x.shape
         mean = F.avg_pool2d(x.flatten(0, 1), 3, 1, 1, count_include_pad=False).unflatten(0, (batch, frames))
-        tokens, means = (self.norm(part.permute(0, 3, 4, 1, 2)) for part in (x, mean))  # (B, H, W, N, C)
+        tokens, means = x.permute(0, 3, 4, 1, 2), mean.permute(0, 3, 4, 1, 2)  # (B, H, W, N, C)
+        rows = height if torch.is_grad_enabled() else max(1, POSITIONS // (batch * width * frames))
+        parts = [self._attend(a, b) for a, b in zip(tokens.split(rows, 1), means.split(rows, 1), strict=True)]
+        return x + torch.cat(parts, dim=1).permute(0, 3, 4, 1, 2)
+
+    def _attend(self, tokens: Tensor, means: Tensor) -> Tensor:
+        tokens, means = self.norm(tokens), self.norm(means)
         query = self.query(tokens)
         key, value = torch.cat([self.own(tokens), self.around(means)], dim=-2).chunk(2, dim=-1)
         share = (query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5).softmax(-1)
-        return x + self.out(share @ value).permute(0, 3, 4, 1, 2)
+        return self.out(share @ value)
 
 
 class StackFusion(nn.Module):
@@ -119,7 +127,7 @@ class StackFusion(nn.Module):
         for _ in range(self.rounds):
             apart = GAIN * (stack - combine(stack, weights)[:, None]).abs().mean(2)
             clues = torch.stack([logits, apart, slope], dim=2).flatten(0, 1)
-            logits = logits + self.refine(clues)[:, 0].unflatten(0, logits.shape[:2])
+            logits = logits + _by_frame(self.refine, clues)[:, 0].unflatten(0, logits.shape[:2])
             weights = (logits / temperature).softmax(1)
         return Fusion(combine(stack, weights), weights, logits)
 
@@ -138,8 +146,16 @@ class StackFusion(nn.Module):
             levels.append(x)
         for level in reversed(range(len(self.grow))):
             x = F.silu(self.grow[level](torch.cat([_double(x), levels[level]], dim=1)))
-        logits = self.head(torch.cat([_double(x), clues], dim=1))[:, 0, :height, :width]
+        logits = _by_frame(lambda a, b: self.head(torch.cat([_double(a), b], dim=1)), x, clues)
+        logits = logits[:, 0, :height, :width]
         return logits.unflatten(0, (batch, frames))
+
+
+def _by_frame(net: Callable[..., Tensor], *parts: Tensor) -> Tensor:
+    """Frame after frame when no gradients are wanted: full-size features of all frames are never held at once."""
+    if torch.is_grad_enabled():
+        return net(*parts)
+    return torch.cat([net(*one) for one in zip(*(part.split(1) for part in parts), strict=True)])
 
 
 def _double(x: Tensor) -> Tensor:

@@ -17,22 +17,25 @@ from torch import Tensor
 from assay.methods.imaging._focus_network import luma
 
 MOST_SCALE = 0.1  # scales beyond 10 % are not looked for
+CLEARLY = 1.15  # times by which a shift's peak must exceed that of no shift
 SIDE = 512  # pixels of the longer side that alignment is estimated on
 
 
-def shift_between(first: Tensor, second: Tensor) -> tuple[float, float, float]:
-    """By how many pixels (down, right) `second` must be moved to lie on `first`, and the height of the peak.
-
-    Phase correlation of windowed pictures `(H, W)`, weighted towards coarse detail, which survives defocus.
-    """
+def correlation(first: Tensor, second: Tensor) -> Tensor:
+    """Phase correlation of windowed pictures `(H, W)`, weighted towards coarse detail, which survives defocus."""
     height, width = first.shape
     window = torch.hann_window(height, False).to(first)[:, None] * torch.hann_window(width, False).to(first)
     a, b = (torch.fft.fft2((x - x.mean()) * window) for x in (first, second))
     cross = a * b.conj()
     fy, fx = torch.fft.fftfreq(height).to(first)[:, None], torch.fft.fftfreq(width).to(first)
     weight = torch.exp(-(fy**2 + fx**2) / (2 * 0.08**2))
-    surface = torch.fft.ifft2(cross / cross.abs().clamp(min=1e-12) * weight).real
-    surface = surface / weight.mean()
+    return torch.fft.ifft2(cross / cross.abs().clamp(min=1e-12) * weight).real / weight.mean()
+
+
+def shift_between(first: Tensor, second: Tensor) -> tuple[float, float, float]:
+    """By how many pixels (down, right) `second` must be moved to lie on `first`, and the height of the peak."""
+    surface = correlation(first, second)
+    height, width = surface.shape
     y, x = divmod(int(surface.argmax()), width)
 
     def finer(low: Tensor, mid: Tensor, high: Tensor) -> float:
@@ -65,9 +68,18 @@ def similarity_between(first: Tensor, second: Tensor) -> tuple[float, float, flo
 
 
 def misregistration(stack: Tensor) -> float:
-    """Largest shift in pixels between neighbouring frames of `(N, 3, H, W)`."""
+    """Largest shift in pixels between neighbouring frames of `(N, 3, H, W)`.
+
+    Defocus smears the peak of the correlation; a shift counts where its peak is clearly above what no shift reaches.
+    """
     grey, factor = _reduced(luma(stack))
-    return max(factor * math.hypot(*shift_between(a, b)[:2]) for a, b in pairwise(grey))
+    largest = 0.0
+    for a, b in pairwise(grey):
+        dy, dx, peak = shift_between(a, b)
+        still = float(correlation(a, b)[0, 0])
+        if peak > CLEARLY * still:
+            largest = max(largest, factor * math.hypot(dy, dx))
+    return largest
 
 
 def register(stack: Tensor) -> Tensor:

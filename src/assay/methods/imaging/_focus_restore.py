@@ -18,6 +18,7 @@ from assay.nn.diffusion import Prediction, Schedule, ddim, quadratic_times
 from assay.nn.unet import UNet
 
 Start = Literal["image", "noise"]
+OPPONENT = [[3**-0.5] * 3, [2**-0.5, 0.0, -(2**-0.5)], [6**-0.5, -2 * 6**-0.5, 6**-0.5]]
 
 
 class Codec(Protocol):
@@ -31,15 +32,15 @@ class Codec(Protocol):
 
 
 class PixelCodec:
-    """No latent space: pixels, stretched to [-1, 1]."""
+    """No latent space: pixels stretched to [-1, 1], turned to brightness and two opponent colours (orthonormal)."""
 
     multiple = 1
 
     def encode(self, image: Tensor) -> Tensor:
-        return 2 * image - 1
+        return _turned(2 * image - 1, image.new_tensor(OPPONENT))
 
     def decode(self, latent: Tensor) -> Tensor:
-        return (latent + 1) / 2
+        return (_turned(latent, latent.new_tensor(OPPONENT).T) + 1) / 2
 
 
 class DiffusersCodec:
@@ -86,22 +87,22 @@ class PixelDenoiser(Denoiser):
 
         v* = a b (1 - s^2) / D (x_t - a J) - b J,    D = s^2 a^2 + b^2
 
-    with error of standard deviation s / sqrt(D). The network sees (x_t - a J) / sqrt(D), J and the step, and its
-    output is multiplied by s / sqrt(D) and added. Most of the detail a defocused picture lacks is weaker than the
-    noise of most steps, so steps are drawn quadratically, dense near the data.
+    with error of standard deviation s / sqrt(D); s is a number per channel. The network sees (x_t - a J) / sqrt(D),
+    J and the step, and its output is multiplied by s / sqrt(D) and added. Most of the detail a defocused picture
+    lacks is weaker than the noise of most steps, so steps are drawn as T u^3, dense near the data.
 
     Args:
         unet: `(3 + 3) -> 3` channels with a time embedding.
-        spread: s, the standard deviation of what the fused picture lacks.
+        spread: s, the standard deviation of what the fused picture lacks, of each channel or of all alike.
         schedule: None for 1000 linear steps.
     """
 
     prediction: Prediction = "v"
 
-    def __init__(self, unet: UNet, spread: float = 0.1, schedule: Schedule | None = None) -> None:
+    def __init__(self, unet: UNet, spread: float | Sequence[float] = 0.1, schedule: Schedule | None = None) -> None:
         super().__init__()
         self.unet, self.schedule = unet, schedule or Schedule.linear()
-        self.register_buffer("spread", torch.tensor(float(spread)))
+        self.register_buffer("spread", torch.zeros(1, 3, 1, 1) + torch.tensor(spread).reshape(-1, 1, 1))
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
         a, b = self.schedule.scales(t, x_t)
@@ -112,11 +113,12 @@ class PixelDenoiser(Denoiser):
         return gaussian + s / total.sqrt() * self.unet(apart / total.sqrt(), t, condition)
 
     def draw_times(self, count: int, generator: torch.Generator) -> Tensor:
-        return (torch.rand(count, generator=generator).square() * len(self.schedule)).long()
+        return (torch.rand(count, generator=generator) ** 3 * len(self.schedule)).long()
 
     def loss_weight(self, z: Tensor, t: Tensor) -> Tensor:
+        """D over the largest s^2: steps count alike, channels by how much there is to be restored in them."""
         a, b = self.schedule.scales(t, z)
-        return (self.spread**2 * a**2 + b**2) / self.spread**2
+        return (self.spread**2 * a**2 + b**2) / self.spread.square().max()
 
 
 class ControlledDenoiser(Denoiser):
@@ -180,6 +182,11 @@ def denoising_loss(denoiser: Denoiser, z: Tensor, condition: Tensor, generator: 
     output = denoiser(denoiser.schedule.noisy(z, noise, t), t, condition)
     target = denoiser.schedule.target(z, noise, t, denoiser.prediction)
     return (denoiser.loss_weight(z, t) * (output - target).square()).mean()
+
+
+def lacking(codec: Codec, fused: Tensor, truth: Tensor) -> list[float]:
+    """Standard deviation by channel of what latents of fused pictures lack, for `PixelDenoiser(spread=...)`."""
+    return (codec.encode(truth) - codec.encode(fused)).square().mean((0, 2, 3)).sqrt().tolist()
 
 
 def low_band(image: Tensor, levels: int = 4) -> Tensor:
@@ -295,6 +302,10 @@ class Restorer:
             denoiser.control.load_state_dict(control)
         factor = 2 ** (len(vae.config.block_out_channels) - 1) * 2 ** (len(unet.config.block_out_channels) - 1)
         return cls(denoiser.eval(), DiffusersCodec(vae, factor))
+
+
+def _turned(x: Tensor, matrix: Tensor) -> Tensor:
+    return torch.einsum("ij,bjhw->bihw", matrix, x)
 
 
 def samples(restorer: Restorer, image: Tensor, count: int, **options: Any) -> Tensor:

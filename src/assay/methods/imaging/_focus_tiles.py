@@ -12,7 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from assay.methods.imaging._focus_measures import as_stack, classical_fuse, depth_edges, missing_focus_mask, noise_level
+from assay.methods.imaging._focus_measures import (
+    as_stack,
+    classical_fuse,
+    depth_edges,
+    missing_focus_mask,
+    noise_level,
+    sharpest_ratio,
+)
 from assay.methods.imaging._focus_network import HALO, StackFusion, combine, luma
 
 Read = Callable[[int, int, int, int], Tensor]
@@ -50,6 +57,7 @@ def fuse_tiles(
     threshold: float = 0.2,
     reach: int = 5,
     noise: float | None = None,
+    sharpest: float | None = None,
 ) -> Iterator[Tile]:
     """The tiles of a fused stack, row by row; memory does not grow with the picture.
 
@@ -65,17 +73,17 @@ def fuse_tiles(
         reduce: side of the blocks that weights are found on.
         threshold: of the missing-focus mask.
         reach: pixels (after reduction) around depth edges.
-        noise: standard deviation of the frames; None estimates it in the middle of the picture.
+        noise, sharpest: of `missing_focus_mask`; None estimates them in the middle and in the four quarters of the
+            picture.
 
     Raises:
         ValueError: a tile below 16 or not a multiple of 8, or a reduction below 1.
     """
     if tile < 16 or tile % 8 or reduce < 1:
         raise ValueError(f"expected a tile that is a multiple of 8 and a reduction of at least 1, got {tile}, {reduce}")
-    if noise is None:
-        y, x = max(0, height // 2 - 256), max(0, width // 2 - 256)
-        patch = _shrunk(as_stack(read(y, min(y + 512, height), x, min(x + 512, width))), reduce)
-        noise = noise_level(luma(patch)) / 0.669
+    patches = _patches(read, height, width, reduce) if noise is None or sharpest is None else []
+    noise = min(noise_level(luma(patch)) for patch in patches) / 0.669 if noise is None else noise
+    sharpest = max(sharpest_ratio(patch, noise=noise) for patch in patches) if sharpest is None else sharpest
     side, halo = tile * reduce, HALO * reduce
     for top in range(0, height, side):
         for left in range(0, width, side):
@@ -85,7 +93,7 @@ def fuse_tiles(
             small = _shrunk(stack, reduce)
             found = fusion(small[None]) if fusion is not None else None
             weights = found.weights[0] if found is not None else classical_fuse(small).weights
-            missing = missing_focus_mask(small, threshold, noise=noise)
+            missing = missing_focus_mask(small, threshold, noise=noise, sharpest=sharpest)
             edge = F.max_pool2d(depth_edges(weights)[None].float(), 2 * reach + 1, 1, reach)[0] > 0
             maps = torch.cat([weights, missing[None].float(), edge[None].float()])
             if reduce > 1:
@@ -96,6 +104,18 @@ def fuse_tiles(
             weights = maps[:-2]
             index = torch.arange(len(weights), dtype=weights.dtype)[:, None, None]
             yield Tile(top, left, combine(stack, weights), (weights * index).sum(0), maps[-2] >= 0.5, maps[-1] >= 0.5)
+
+
+def _patches(read: Read, height: int, width: int, reduce: int, side: int = 384) -> list[Tensor]:
+    """Windows in the middle and in the quarters; the whole picture where it is small."""
+    if max(height, width) <= 2 * side:
+        return [_shrunk(as_stack(read(0, height, 0, width)), reduce)]
+    found = []
+    for v, h in ((0.5, 0.5), (0.25, 0.25), (0.25, 0.75), (0.75, 0.25), (0.75, 0.75)):
+        top, left = (max(0, int(share * length) - side // 2) for share, length in ((v, height), (h, width)))
+        part = read(top, min(top + side, height), left, min(left + side, width))
+        found.append(_shrunk(as_stack(part), reduce))
+    return found
 
 
 def _shrunk(stack: Tensor, reduce: int) -> Tensor:

@@ -42,6 +42,7 @@ from assay.methods.imaging._focus_restore import (
     Restorer,
     Start,
     denoising_loss,
+    lacking,
     low_band,
     parameters_that_train,
     samples,
@@ -55,7 +56,7 @@ __all__ = [
     "GMFF", "ControlBranch", "ControlledDenoiser", "Denoiser", "DiffusersCodec", "Fusion", "LatentDenoiser", "Measure",
     "Misregistered", "PixelCodec", "PixelDenoiser", "Regressor", "Restorer", "Result", "StackAttention", "StackFusion",
     "Tile", "as_stack", "classical_fuse", "combine", "denoising_loss", "depth_edges", "fit_denoiser", "fit_fusion",
-    "fit_regressor", "focus_measure", "fuse_tiles", "fusion_loss", "low_band", "luma", "misregistration",
+    "fit_regressor", "focus_measure", "fuse_tiles", "fusion_loss", "lacking", "low_band", "luma", "misregistration",
     "missing_focus_mask", "one_hot", "parameters_that_train", "register", "samples", "trust_mask",
 ]  # fmt: skip
 
