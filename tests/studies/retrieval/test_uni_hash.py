@@ -110,10 +110,10 @@ def test_two_classes_train_without_a_held_out_class(pictures: Path, tmp_path: Pa
     assert "unseen" not in report["mAP"]
 
 
-def save_tiny(folder: Path, kind: str) -> Path:
+def save_tiny(folder: Path, kind: str, seed: int = 0) -> Path:
     import transformers
 
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     if kind == "vit":
         config = transformers.ViTConfig(
             hidden_size=16,
@@ -152,6 +152,10 @@ def test_frozen_backbones_from_a_folder(pictures: Path, tmp_path: Path, kind: st
         last = transformers.AutoModel.from_pretrained(backbone).eval()(pixel_values=pixels).last_hidden_state
     expected = last[:, 0] if kind == "vit" else last.mean((2, 3))
     np.testing.assert_allclose(rows, expected.numpy(), rtol=1e-4, atol=1e-5)
+    save_tiny(backbone, kind, seed=1)  # the same name, other weights
+    query = next((pictures / "digit 1").glob("=*.png"))
+    with pytest.raises(InputError, match="another model"):
+        study.apply("search", [tmp_path / "model", tmp_path / "codes.faiss", query], tmp_path / "found")
 
 
 def test_an_index_of_another_model_is_refused(pictures: Path, model: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
@@ -51,6 +52,15 @@ class Extractor:
         side = getattr(config, "image_size", None) or 224
         self.size = int(side if isinstance(side, int) else side[0])
         self.mean, self.std = (torch.tensor(v).view(3, 1, 1) for v in normalisation(name))
+
+    def key(self) -> str:
+        """What tells this extractor from others: its kind and, of a network, a hash of its weights."""
+        digest = hashlib.sha256(self.kind.encode())
+        if self.network is not None:
+            for name, value in sorted(self.network.state_dict().items()):
+                digest.update(name.encode())
+                digest.update(value.detach().cpu().float().numpy().tobytes())
+        return digest.hexdigest()
 
     def stream(self, pictures: Pictures, count: int) -> NDArray[np.float32]:
         """Rows `(count, D)` of pictures `(3, size, size)` in [0, 1], read batch by batch."""

@@ -62,9 +62,10 @@ def draw_bits(axis: Any, evidence: Evidence) -> None:
     """Seen (full) and unseen (broken) mAP by the length of a code."""
     for arm in ("pca-itq", "centre-only", "pair-only", "two-codes", "unihash"):
         for metric, style in (("map_seen", "-o"), ("map_unseen", "--o")):
-            means = [evidence.mean_interval(metric, arm, condition)[0] for condition in BITS]
-            axis.plot(list(BITS.values()), means, style, color=SHADES[arm], ms=4,
-                      label=arm if metric == "map_seen" else None)  # fmt: skip
+            there = [condition for condition in BITS if condition in evidence.conditions_of(arm)]
+            means = [evidence.mean_interval(metric, arm, condition)[0] for condition in there]
+            label = arm if metric == "map_seen" else None
+            axis.plot([BITS[condition] for condition in there], means, style, color=SHADES[arm], ms=4, label=label)
     axis.set_xscale("log", base=2)
     axis.set_xticks(list(BITS.values()), [str(bits) for bits in BITS.values()])
     axis.set_xlabel("bits")
@@ -94,7 +95,7 @@ def draw_sets(axis: Any, evidence: Evidence) -> None:
     axis.set_xlabel(evidence.label("hmean_map"))
     axis.set_title("Three sets, 32 bits")
     axis.grid(axis="x", alpha=0.3)
-    axis.legend(fontsize=8)
+    axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=4)
 
 
 def draw_controls(axis: Any, evidence: Evidence) -> None:
@@ -115,4 +116,4 @@ def draw_controls(axis: Any, evidence: Evidence) -> None:
     axis.set_xlabel("mAP")
     axis.set_title("Controls, 32 bits")
     axis.grid(axis="x", alpha=0.3)
-    axis.legend(fontsize=8)
+    axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3)

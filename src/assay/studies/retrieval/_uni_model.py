@@ -73,7 +73,7 @@ def save_model(folder: Path, stored: Stored) -> str:
         "top": 0 if heads.gate_centre is None else heads.gate_centre.top,
     }  # fmt: skip
     (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return key_of(folder, stored.extractor.kind, stored.code)
+    return key_of(folder, stored.extractor, stored.code)
 
 
 def load_model(folder: Path) -> Stored:
@@ -97,17 +97,17 @@ def load_model(folder: Path) -> Stored:
         if len(mean) != config["inputs"] or len(scale) != len(mean) or config["code"] not in ("both", "centre", "pair"):
             raise InputError(f"{folder}: {CONFIG} and {WEIGHTS} do not belong together")
         kind, code = str(config["features"]), str(config["code"])
-        key = key_of(folder, kind, code)
     except InputError:
         raise
     except Exception as error:  # json, safetensors and torch each raise their own for damaged files
         words = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{folder}: expected a model folder written by train ({words})") from None
-    return Stored(Extractor(kind), model, mean, scale, code, classes, key)
+    extractor = Extractor(kind)
+    return Stored(extractor, model, mean, scale, code, classes, key_of(folder, extractor, code))
 
 
-def key_of(folder: Path, features: str, code: str) -> str:
-    """Hash of the weights, the kind of features and the branch that is searched."""
+def key_of(folder: Path, extractor: Extractor, code: str) -> str:
+    """Hash of the weights, of the features and of the branch that is searched."""
     digest = hashlib.sha256((folder / WEIGHTS).read_bytes())
-    digest.update(f"\n{features}\n{code}".encode())
+    digest.update(f"\n{extractor.key()}\n{code}".encode())
     return digest.hexdigest()[:32]

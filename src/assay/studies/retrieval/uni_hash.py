@@ -21,8 +21,8 @@ branches quantisation (0, 0.5), rate (0.0005, 0.006), dropout (0, 0.7), weight d
 weights of centre and pair loss (4), of agreement (0.1, 2), its direction, dropout of the pool or no quantisation, and
 dropout 0.7; for `no-align` quantisation, weight decay and two dropouts of the pool in place of the agreement's. The
 best settings of all arms but `no-align` (0.319) lay between 0.330 and 0.340, so a rank among them was not to be
-expected from two splits, and the judged seeds may well leave it open. Ablations keep the setting of the whole;
-`two-codes` keeps those of its halves.
+expected from two splits, and the judged seeds may well leave it open. Ablations keep the setting of the whole,
+`two-codes` those of its halves, the checks and other lengths those of the main set in 32 bits.
 
 Controls: with the labels of training permuted, no arm may beat `pca-itq` on new classes; with no class held back,
 there is nothing for pairs to add, and UniHash must not beat centres alone on known ones (C5 asks whether it keeps up).
@@ -85,8 +85,8 @@ study = Study(
         "pca-itq": [*EVERYWHERE, "all-seen", "shuffled"],
         "centre-only": [*EVERYWHERE, "all-seen", "shuffled"],
         "pair-only": [*EVERYWHERE, "all-seen", "shuffled"],
-        "two-codes": EVERYWHERE,
-        "no-align": ["main", *CHECKS],
+        "two-codes": ["main", "bits-64"],
+        "no-align": ["main"],
         "no-moh": ["main", *CHECKS],
         "unihash": [*EVERYWHERE, "all-seen", "shuffled"],
         "unihash-centre": EVERYWHERE,
@@ -103,11 +103,11 @@ study = Study(
     claims=[
         Better(
             "hmean_map", name="C1", method="unihash", baseline=SINGLES, conditions=["main"],
-            paper="best of ten methods on seen and unseen classes (abstract; no figure there)",
+            paper="state of the art on both (abstract); 84.7 against 82.0 on unseen classes (public summary)",
         ),
         Better(
             "hmean_map", name="C1-checks", method="unihash", baseline=SINGLES, conditions=CHECKS,
-            paper="the same",
+            paper="as C1",
         ),
         Better(
             "hmean_map", name="C1-two", method="unihash", baseline="two-codes", conditions=["main"],
