@@ -69,13 +69,16 @@ def read_traces(folder: Path) -> list[BoardTrace]:
     return found
 
 
-def read_board(file: Path, grid: int, cell: int) -> NDArray[np.float32]:
+def read_board(file: Path, grid: int, cell: int, *, exact: bool = False) -> NDArray[np.float32]:
     """A picture of a board, cut to its border and brought to (grid cell, grid cell, 3) of 0 to 1.
 
     A wide margin of one colour around the board (as mazes have) is cut off. Transparency is put on white.
 
+    Args:
+        exact: refuse a picture without such a margin whose sides are no multiple of `grid`.
+
     Raises:
-        InputError: not a picture, or one that is all one colour.
+        InputError: not a picture, one that is all one colour, or as `exact` says.
     """
     image = require("PIL.Image", "mllm")
     try:
@@ -94,6 +97,8 @@ def read_board(file: Path, grid: int, cell: int) -> NDArray[np.float32]:
     margin = min(left, picture.width - right) / picture.width, min(top, picture.height - bottom) / picture.height
     if max(margin) > MARGIN:
         picture = picture.crop((left, top, right, bottom))
+    elif exact and (picture.width % grid or picture.height % grid):
+        raise InputError(f"{file}: {picture.width} x {picture.height} pixels cannot be cut into {grid} x {grid} cells")
     small = picture.resize((grid * cell, grid * cell), image.Resampling.BOX)
     return np.asarray(small, dtype=np.float32) / 255
 
