@@ -39,7 +39,7 @@ __all__ = [
     "rectify", "sample",
 ]  # fmt: skip
 
-ADAPTIVE = 1e-3  # c of the weight 1 / (loss + c) of the derivative form
+ADAPTIVE = 0.3  # c of the weight 1 / (loss + c) of the derivative form
 
 
 class FlowConsist:
@@ -63,7 +63,7 @@ class FlowConsist:
         velocity: what steps of targets follow: "marginal" (the averaged weights' own), "conditional" (of the random
             pair), or a function (x, t) that knows better.
         form: see `consistency_target`; in the jvp form u is of the training weights, and samples are weighted by
-            1 / (loss + 1e-3).
+            1 / (loss + 0.3).
         step: D of the discrete form.
         rectify_weight: weight of the rectification (entries averaged); 0: none.
         warm: share of the steps with flow matching alone.
