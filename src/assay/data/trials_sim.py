@@ -37,9 +37,9 @@ def simulate_trials(
     *,
     match: float = 4.0,
     strictness: float = 1.0,
-    spread: float = 0.3,
+    spread: float = 0.4,
     width: int = 12,
-    lengths: tuple[int, int, int, int] = (4, 4, 3, 2),
+    lengths: tuple[int, int, int, int] = (3, 3, 2, 2),
 ) -> SimulatedTrials:
     """Draw trials of one world.
 
@@ -57,7 +57,7 @@ def simulate_trials(
         seed: of the draw.
         match: strength of what only drug and disease together tell; 0 for none.
         strictness: strength of what criteria tell alone.
-        spread: standard deviation of the noise on each entry of a token, whose kind has length sqrt(width) / 2.
+        spread: standard deviation of the noise on each entry of a token; its kind's entries have one of 1.
         width: D.
         lengths: most tokens of drug, disease, inclusion, exclusion.
 
@@ -70,7 +70,7 @@ def simulate_trials(
         )
     world, rng = np.random.default_rng(2501_06823), np.random.default_rng([2501_06823, seed])
     sign = np.array([1.0, 1.0, -1.0, -1.0, *[0.0] * (KINDS - RELEVANT)])
-    drug, disease, criterion = (0.5 * world.standard_normal((KINDS, width)) for _ in range(3))
+    drug, disease, criterion = (world.standard_normal((KINDS, width)) for _ in range(3))
     names = ("drug", "disease", "inclusion", "exclusion")
     tokens, pad, relevant, effect = {}, {}, {}, {}
     for name, most, kinds in zip(names, lengths, (drug, disease, criterion, criterion), strict=True):

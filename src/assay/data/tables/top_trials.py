@@ -145,7 +145,7 @@ def read_trials(
 
 HEADER = re.compile(
     r"^\W*(?:(?:key|main|major|general|principal|patient|subject|participant)s?\s+)*(inclusion|exclusion)"
-    r"(?:\s+criteri\w*)?\b[^:\n]{0,60}(?::|$)",
+    r"(?:\s+criteri\w*[^:\n]{0,60}(?::|$)|\s*(?::|$))",
     re.IGNORECASE,
 )
 BULLET = re.compile(r"^\s*(?:(?:[-*•–·]|\d{1,2}[.)]|[a-z][.)])\s+)+")

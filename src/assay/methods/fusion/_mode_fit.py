@@ -59,7 +59,7 @@ def fit(
         raise ValueError(f"training needs both outcomes, got {int(positive)} successes among {len(y)} rows")
     weight = (len(y) - positive) / positive if how.balance else None
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=how.lr, weight_decay=how.decay)
+    optimizer = torch.optim.AdamW(trained, lr=how.lr, weight_decay=how.decay, fused=True)
     steps = how.epochs * -(-len(y) // how.batch)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
     for epoch in range(how.epochs):
