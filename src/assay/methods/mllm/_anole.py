@@ -144,26 +144,34 @@ class AnoleThinker:
         found = self.model.model(input_ids=ids, past_key_values=past, use_cache=past is not None)
         return self.model.lm_head(found.last_hidden_state), found.past_key_values
 
-    def loss(self, sample: AnoleSample, discrepancy: float = 1.0) -> Tensor:
-        """L_CE + discrepancy * L_D of one sample."""
+    def loss(self, sample: AnoleSample, discrepancy: float = 1.0, cross_entropy: float = 1.0) -> Tensor:
+        """cross_entropy * L_CE + discrepancy * L_D of one sample; text always has the whole cross-entropy."""
         ids, labels = self.labelled(sample)
         logits = self.logits(ids)[0].float()
         loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED)
+        if isinstance(sample.target, Tensor):
+            loss = cross_entropy * loss
         if discrepancy:
             loss = loss + discrepancy * token_discrepancy(logits, labels, self.image_ids, self.distance)
         return loss
 
     @torch.no_grad()
-    def next_segment(self, context: Context, generator: torch.Generator | None = None) -> str | Tensor:
+    def next_segment(
+        self, context: Context, generator: torch.Generator | None = None, pictures: bool = True
+    ) -> str | Tensor:
         """A text up to a picture or the end of a turn, or the (image_length,) codes of a picture.
 
-        A picture is made when the model opens one; an empty text means that it had nothing more to say.
+        A picture is made when the model opens one, if `pictures` may be made; an empty text means that it had nothing
+        more to say.
         """
         past = require("transformers", "mllm").DynamicCache(config=self.model.config)
         logits, past = self.logits(torch.tensor([self.tokens(context.segments)], device=self.device), past)
         made: list[int] = []
         while len(made) < self.longest:
-            number = self._draw(logits[0, -1], text=True, generator=generator)
+            scores = logits[0, -1]
+            if not pictures:
+                scores = scores.index_fill(0, torch.tensor([self.begin], device=self.device), float("-inf"))
+            number = self._draw(scores, text=True, generator=generator)
             if number == self.begin and not made:
                 return self._picture(past, generator)
             if number == self.begin or number in self.stops:
@@ -174,7 +182,7 @@ class AnoleThinker:
 
     def fine_tune(
         self, samples: Sequence[AnoleSample], *, epochs: int = 40, rate: float = 2e-4, discrepancy: float = 1.0,
-        rank: int = 8, alpha: int = 16, dropout: float = 0.1, accumulation: int = 2,
+        cross_entropy: float = 1.0, rank: int = 8, alpha: int = 16, dropout: float = 0.1, accumulation: int = 2,
         generator: torch.Generator | None = None,
     ) -> list[float]:  # fmt: skip
         """Low-rank training of q, k, v and o with the output head trained in full; the change is merged at the end.
@@ -199,7 +207,7 @@ class AnoleThinker:
                 order = torch.randperm(len(samples), generator=generator).tolist()
                 total = 0.0
                 for place, number in enumerate(order):
-                    loss = self.loss(samples[number], discrepancy)
+                    loss = self.loss(samples[number], discrepancy, cross_entropy)
                     (loss / accumulation).backward()
                     total += float(loss.detach())
                     if (place + 1) % accumulation == 0 or place + 1 == len(order):

@@ -116,7 +116,7 @@ class TraceLM(nn.Module):
         with torch.no_grad():
             self.slot[1:2] = torch.eye(width)  # most cells stay as they are: the newest picture passes through at first
         for table in (self.thought, self.step, self.row, self.column):
-            nn.init.normal_(table.weight, std=0.5)
+            nn.init.normal_(table.weight, std=0.5)  # what is seen comes before where and when
         self.start = nn.Parameter(torch.randn(width))
         self.local = nn.ModuleList([nn.Conv2d(width, width, 3, padding=1) for _ in range(2 * parallel)])
         self.pad = words.id(PAD)
@@ -225,12 +225,12 @@ class TraceLM(nn.Module):
         tokens = torch.zeros(vectors.shape[:2], dtype=torch.long, device=vectors.device)
         return self.lm.hidden(tokens, vectors, torch.ones_like(tokens, dtype=torch.bool))
 
-    def save(self, folder: Path) -> None:
-        """Write `config.json` and `model.safetensors` into a folder, which is made."""
+    def save(self, folder: Path, **about: str) -> None:
+        """Write `config.json` (with what there is to say `about` the model) and `model.safetensors` into a folder."""
         from safetensors.torch import save_model
 
         folder.mkdir(parents=True, exist_ok=True)
-        config = {"codes": self.words.codes, "words": self.words.words[2:], **self.shape}
+        config = {"about": about, "codes": self.words.codes, "words": self.words.words[2:], **self.shape}
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         save_model(self, str(folder / "model.safetensors"))
 
@@ -246,6 +246,7 @@ class TraceLM(nn.Module):
 
         try:
             config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            config.pop("about", None)
             words = TraceWords(int(config.pop("codes")), list(config.pop("words")))
             model = TraceLM(words, **config)
             load_model(model, str(folder / "model.safetensors"))
