@@ -16,7 +16,7 @@ from PIL import Image
 from assay.errors import InputError
 from assay.lab.apply import run_apply
 from assay.studies.generation import _flow_consist_apply as using
-from assay.studies.generation import flow_consist
+from assay.studies.generation import _flow_consist_arms, flow_consist
 from assay.studies.generation._flow_consist_arms import Plan, digits, finish, measure, paired_task, rings_task
 from assay.studies.generation._flow_consist_images import read_pictures
 from assay.studies.generation.flow_consist import prepare, study, trial
@@ -176,7 +176,8 @@ def test_every_arm_runs_from_one_start_with_its_own_settings() -> None:
     assert measure(task, again)["map_rmse"] == found["conditional"]["map_rmse"]
 
 
-def test_a_perfect_network_has_no_drift_and_the_oracle_no_bias() -> None:
+def test_a_perfect_network_has_no_drift_and_the_oracle_no_bias(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_flow_consist_arms, "DRAWS", 64)
     task = rings_task(TINY, 0, 400)
     law = task.law
     assert law is not None
@@ -193,8 +194,8 @@ def test_a_perfect_network_has_no_drift_and_the_oracle_no_bias() -> None:
             return moved / (t - r).clamp(min=1e-6)[:, None]
 
         def carried(self, x, t, r):
-            for i in range(40):
-                h = (t - r) / 40
+            for i in range(12):
+                h = (t - r) / 12
                 now = t - i * h
                 v = law.velocity(x, now)
                 x = x - h[:, None] * (v + law.velocity(x - h[:, None] * v, now - h)) / 2
@@ -203,8 +204,8 @@ def test_a_perfect_network_has_no_drift_and_the_oracle_no_bias() -> None:
     flow, _ = finish(task, velocity=law.velocity)
     flow.ema.average = Perfect()
     found = measure(task, flow)
-    assert found["map_rmse"] < 0.02
-    assert found["self_drift"] < 0.02
+    assert found["map_rmse"] < 0.05
+    assert found["self_drift"] < 0.05
     assert found["swd1"] < 0.25
     assert found["target_bias"] == 0
     flow.velocity = "conditional"

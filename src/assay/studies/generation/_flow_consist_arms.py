@@ -27,6 +27,7 @@ from assay.nn.two_time import TwoTimeMLP
 
 Batch = tuple[Tensor, Tensor | None, Tensor | None]
 ODE_STEPS, TRUE_STEPS = 25, 400  # Heun's method, two calls a step: a network's own ODE, the truth
+POINTS, DRAWS = 128, 1024  # at which targets are judged, and data that may have led to each
 PATH = torch.linspace(1, 0, 9)  # times of the drawn trajectories
 
 
@@ -243,7 +244,7 @@ def _against_closed_form(task: Task, flow: FlowConsist, once: Tensor) -> dict[st
     if flow.form == "discrete":
         by_steps = integrate(law.velocity, task.noise, torch.linspace(1, 0, round(1 / flow.step) + 1), "euler")
         found["excess_rmse"] = rms(once - by_steps)
-    n, draws = 128, 1024
+    n, draws = POINTS, DRAWS
     t = 0.3 + 0.7 * torch.rand(n, generator=g)
     r = (t - max(flow.step, 0.1)).clamp(min=0) * torch.rand(n, generator=g)
     x = path_point(law.sample(n, g), torch.randn(n, 2, generator=g), t)
