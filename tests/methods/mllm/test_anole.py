@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from assay.methods.mllm._anole import PictureDecoder
+from assay.methods.mllm._picture_decoder import PictureDecoder
 from assay.methods.mllm.visualization_of_thought import AnoleThinker, InterleavedContext, think, trace_samples
 
 pytest.importorskip("transformers")

@@ -2,6 +2,7 @@
 
 The data folder holds tables of traces (mazes, FrozenLake) with their frames, and perhaps `model/`, a Chameleon
 checkpoint (else Anole-7B is fetched by its id) and `fit.json` with other settings of training. Every fifth trace tests.
+The paper's third task, MiniBehavior, is not in the public sample; traces of it can be given in FrozenLake's layout.
 Frames are judged by look: a cell of a drawn frame shows whichever cell of the trace's true frames it is nearest to.
 """
 
