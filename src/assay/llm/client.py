@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from assay.errors import InputError
 from assay.llm.cache import Cache
-from assay.llm.model import LLMError, Model, Reply, Request, Token
+from assay.llm.forced import forced_body, forced_reply
+from assay.llm.model import LLMError, Model, NoForcedLogprobs, Reply, Request, ScoreRequest, Token
 from assay.llm.schema import instruction
 from assay.net import NetworkError, Patience, address, redact, request
 
@@ -79,6 +80,8 @@ class Client(Model):
         self._http.close()
 
     def complete(self, request: Request) -> Reply:
+        if isinstance(request, ScoreRequest):
+            return self._score(request)
         form = self._form if request.schema else len(_FORMS) - 1
         while True:
             try:
@@ -89,6 +92,16 @@ class Client(Model):
                 if error.status not in _FORM_REFUSED or form + 1 >= len(_FORMS):
                     raise
                 form += 1
+
+    def _score(self, request: ScoreRequest) -> Reply:
+        try:
+            return self._post(forced_body(self.name, request), lambda data: forced_reply(data, request))
+        except NoForcedLogprobs as error:
+            raise NoForcedLogprobs(f"{address(self._address)}: {error}") from None
+        except LLMError as error:
+            if error.status in _FORM_REFUSED:
+                raise NoForcedLogprobs(f"{address(self._address)}: refuses prompt_logprobs", error.status) from None
+            raise
 
     def _body(self, request: Request, form: str) -> dict[str, Any]:
         messages = [dict(message) for message in request.messages]
@@ -113,7 +126,7 @@ class Client(Model):
             body |= {"logprobs": True, "top_logprobs": min(request.top_logprobs, 20)}
         return body
 
-    def _post(self, body: dict[str, Any]) -> Reply:
+    def _post(self, body: dict[str, Any], read: Callable[[Any], Reply] | None = None) -> Reply:
         where = address(self._address)
         for last in (False, True):
             try:
@@ -134,7 +147,7 @@ class Client(Model):
                 said = redact(answer.content[:2000].decode("utf-8", "replace"), self._secrets.values)[:300]
                 raise LLMError(f"{where}: status {answer.status}: {said}", answer.status)
             try:
-                return _reply(json.loads(answer.content))
+                return (read or _reply)(json.loads(answer.content))
             except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
                 if last:
                     raise LLMError(

@@ -9,7 +9,7 @@ from typing import Any
 
 from assay.errors import InputError, require
 from assay.llm.cache import Cache
-from assay.llm.model import LLMError, Model, Reply, Request, Token
+from assay.llm.model import LLMError, Model, Reply, Request, ScoreRequest, Token
 from assay.llm.schema import instruction
 
 
@@ -46,6 +46,8 @@ class Local(Model):
     def complete(self, request: Request) -> Reply:
         import torch
 
+        if isinstance(request, ScoreRequest):
+            return self._score(request)
         ids = self._prompt(request)
         wanted = request.max_tokens or self.max_new_tokens
         longest = getattr(self.network.config, "max_position_embeddings", None)
@@ -75,6 +77,19 @@ class Local(Model):
         finish = "length" if len(made) >= wanted and made[-1] != self.tokenizer.eos_token_id else "stop"
         return Reply(text, finish, ids.shape[1], len(made), self._tokens(made, out.logits, request.top_logprobs))
 
+    def _score(self, request: ScoreRequest) -> Reply:
+        import torch
+
+        ids = self._prompt(request)
+        given, pieces = continuation_tokens(self.tokenizer, request.continuation)
+        longest = getattr(self.network.config, "max_position_embeddings", None)
+        if longest and ids.shape[1] + len(given) > longest:
+            raise LLMError(f"{self.name}: prompt of {ids.shape[1] + len(given)} tokens; the model takes {longest}")
+        whole = torch.cat([ids, torch.tensor([given], device=ids.device)], 1)
+        with self._turn, torch.inference_mode():
+            logits = self.network(whole, attention_mask=torch.ones_like(whole)).logits
+        return forced_tokens(logits, given, pieces, request.continuation)
+
     def _prompt(self, request: Request) -> Any:
         messages = [{"role": str(m["role"]), "content": _text_only(m)} for m in request.messages]
         if request.schema:
@@ -98,6 +113,24 @@ class Local(Model):
             }
             found.append(Token(self.tokenizer.decode([token]), logprobs[token].item(), dict(reversed(names.items()))))
         return tuple(found)
+
+
+def continuation_tokens(tokenizer: Any, text: str) -> tuple[list[int], list[str]]:
+    """Token numbers of a text that goes on from a prompt, and the part of the text that each stands for."""
+    if getattr(tokenizer, "is_fast", False):
+        found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        ends = [max(end, 0) for _, end in found["offset_mapping"]]
+        return list(found["input_ids"]), [text[a:b] for a, b in zip([0, *ends], ends, strict=False)]
+    ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return ids, [tokenizer.decode([i]) for i in ids]
+
+
+def forced_tokens(logits: Any, given: list[int], pieces: list[str], continuation: str) -> Reply:
+    """The reply to a `ScoreRequest` from the logits (1, T, V) of a row that ends with the `given` tokens."""
+    rows = logits[0, -len(given) - 1 : -1].float().log_softmax(-1)
+    values = [rows[n, token].item() for n, token in enumerate(given)]
+    tokens = tuple(Token(piece, value) for piece, value in zip(pieces, values, strict=True))
+    return Reply(continuation, "stop", logits.shape[1] - len(given), 0, tokens)
 
 
 def _text_only(message: Mapping[str, Any]) -> str:

@@ -34,6 +34,10 @@ class LLMError(AssayError):
         self.status = status
 
 
+class NoForcedLogprobs(LLMError):
+    """A model or its server cannot tell how likely a given text is; it may still give those of its own answers."""
+
+
 @dataclass(frozen=True)
 class Token:
     """One generated token, its natural log-probability, and the likeliest alternatives at its place."""
@@ -61,6 +65,13 @@ class Request:
     schema: Mapping[str, Any] | None = None
     top_logprobs: int = 0
     sample: int = 0
+
+
+@dataclass(frozen=True)
+class ScoreRequest(Request):
+    """A request for the log-probabilities of an answer that is given: `continuation`, word for word."""
+
+    continuation: str = ""
 
 
 @dataclass(frozen=True)
@@ -230,6 +241,20 @@ class Model(ABC):
             raise LLMError(f"{self.name}: no log-probabilities came back; this server or model does not give them")
         return reply.tokens
 
+    def score(self, messages: Sequence[Message], continuation: str) -> tuple[Token, ...]:
+        """The tokens of a given answer, each with its log-probability given the conversation and those before it.
+
+        Raises:
+            NoForcedLogprobs: this server or model does not give them.
+            LLMError: as for `chat`.
+        """
+        if not continuation.strip():
+            return ()
+        reply, _ = self._ask(ScoreRequest(tuple(messages), 1, continuation=continuation))
+        if squeezed("".join(token.text for token in reply.tokens)) != squeezed(continuation):
+            raise NoForcedLogprobs(f"{self.name}: gives no log-probabilities of a text it is handed")
+        return reply.tokens
+
     def choose(self, messages: Sequence[Message], choices: Sequence[str], *, top: int = 20) -> dict[str, float]:
         """Probability of each choice as the first token of the answer, summing to 1 over the choices.
 
@@ -271,3 +296,8 @@ class Model(ABC):
 
     def _key(self, request: Request) -> dict[str, Any]:
         return {"model": self.identity(), **asdict(request)}
+
+
+def squeezed(text: str) -> str:
+    """A text without blanks and without the marks that tokenizers put for them."""
+    return "".join(text.replace("\u2581", " ").replace("\u0120", " ").split())

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from assay.llm.cache import Cache
-from assay.llm.model import LLMError, Model, Reply, Request, Token
+from assay.llm.model import LLMError, Model, Reply, Request, ScoreRequest, Token
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,8 @@ def answers_of(model: Model) -> Callable[[dict[str, Any]], Sent]:
         form = body.get("response_format") or {}
         if form.get("type") == "json_schema":
             return Sent({"error": {"message": "response_format json_schema is not supported"}}, status=400)
+        if body.get("prompt_logprobs") is not None:
+            return _forced(model, body)
         request = Request(
             tuple(body["messages"]),
             body.get("max_tokens"),
@@ -143,6 +145,18 @@ def answers_of(model: Model) -> Callable[[dict[str, Any]], Sent]:
         )
 
     return answer
+
+
+def _forced(model: Model, body: dict[str, Any]) -> Sent:
+    """As vLLM answers `prompt_logprobs`: an entry for every token of the prompt, the first without."""
+    *before, last = body["messages"]
+    try:
+        reply = model.complete(ScoreRequest(tuple(before), 1, continuation=last["content"]))
+    except LLMError as error:
+        return Sent({"error": {"message": str(error)}}, status=400)
+    entries = [{str(n): {"logprob": t.logprob, "rank": 1, "decoded_token": t.text}} for n, t in enumerate(reply.tokens)]
+    opening = {"0": {"logprob": -0.5, "rank": 1, "decoded_token": "assistant:"}}
+    return Sent(completion("", finish="length") | {"prompt_logprobs": [None, opening, *entries]})
 
 
 class Recorded(Model):
