@@ -37,6 +37,7 @@ from assay.methods.evaluation.vi_sil import Candidate, content_positions, select
 from assay.metrics.rank_correlation import kendall, rank_error, spearman
 from assay.studies.evaluation import _vi_sil_bench as world
 from assay.studies.evaluation._vi_sil_bench import BUDGETS, Bench, Size, Video
+from assay.studies.evaluation._vi_sil_report import draw
 
 SIZES = {
     "smoke": Size(clips=60, eye=8, judge=6, reader=6, embedder=4, blind=4, videos=3),
@@ -67,8 +68,6 @@ CHOICES = {
 }
 RULES = {"visil-select": "visil", "text-visil": "visil", "embed-select": "embed-sim", "random-select": "random",
          "oracle-select": "coverage-oracle"}  # fmt: skip
-COLOURS = {"visil-select": "C3", "text-visil": "C0", "text-only": "C9", "frames-only": "C1", "length-heuristic": "C2",
-           "embed-select": "C4", "random-select": "0.7", "oracle-select": "0.2"}  # fmt: skip
 TEXT_SCORES = ("vibe-grounding", "rouge-l")
 MAIN = ["paraphrased"]
 
@@ -277,53 +276,7 @@ def mean_of(rows: list[np.ndarray]) -> np.ndarray:
 
 @study.figure
 def figure(evidence: Evidence) -> Any:
-    import matplotlib.pyplot as plt
-
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(15.5, 4.8), layout="constrained")
-    where = MAIN[0]
-    colours = {"text": "C0", "frames": "C1", "mixed": "C2"}
-    if evidence.series("mean_loss", "visil", where).size:
-        loss, correct = (evidence.series(name, "visil", where).mean(0) for name in ("mean_loss", "mean_correct"))
-        kinds = evidence.series("kinds", "visil", where)[0]
-        for kind, (name, colour) in enumerate(colours.items()):
-            left.scatter(loss[kinds == kind], correct[kinds == kind], color=colour, label=name)
-        for place in (2, 5, 8, 11):
-            left.annotate("errs", (loss[place], correct[place]), xytext=(4, 4), textcoords="offset points", fontsize=7)
-    left.set_xlabel("ViSIL (nats a content word)")
-    left.set_ylabel("right answers from the summary")
-    left.set_title("Kinds of summaries, mean over videos")
-    left.legend()
-
-    rules = [arm for arm in CHOICES if evidence.series("loss_by_budget", arm, where).size]
-    for arm in rules:
-        tau = evidence.series("tau_by_budget", arm, where).mean(0)
-        left_over = evidence.series("loss_by_budget", arm, where).mean(0)
-        middle.plot(
-            tau, left_over, "o--" if arm == "oracle-select" else "o-", color=COLOURS[arm],
-            lw=2.5 if arm == "visil-select" else 1.3, ms=4, label=arm,
-        )  # fmt: skip
-    middle.set_xlabel("tokens of the chosen summary")
-    middle.set_ylabel("true loss (nats a video)")
-    middle.set_title(f"Selection within {', '.join(map(str, BUDGETS))} tokens")
-    middle.legend(fontsize=8)
-
-    arms = [arm for arm in SCORES if evidence.values("spearman_qa_text", arm, where).size]
-    for row, arm in enumerate(reversed(arms)):
-        for metric, marker, colour in (("spearman_qa_text", "s", "C0"), ("spearman_qa", "o", "C3")):
-            if not np.isfinite(evidence.values(metric, arm, where)).any():
-                continue
-            mean, low, high = evidence.mean_interval(metric, arm, where)
-            y = row + (0.12 if marker == "o" else -0.12)
-            right.plot([low, high], [y, y], color=colour, lw=1.5)
-            right.plot(mean, y, marker, color=colour, ms=5)
-    right.plot([], [], "o", color="C3", label="all summaries")
-    right.plot([], [], "s", color="C0", label="texts")
-    right.axvline(0, color="0.7", lw=0.8)
-    right.set_yticks(range(len(arms)), list(reversed(arms)))
-    right.set_xlabel("rank correlation with right answers, 95 % interval")
-    right.set_title("Scores of a summary")
-    right.legend(loc="lower right")
-    return figure
+    return draw(evidence, tuple(SCORES), tuple(CHOICES), MAIN[0], BUDGETS)
 
 
 @study.apply
