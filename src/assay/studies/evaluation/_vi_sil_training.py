@@ -102,7 +102,7 @@ def train_reader(pool: Pool, steps: int, rng: np.random.Generator, batch: int = 
     return _fit(reader, loss_of, steps, rounds=2)
 
 
-def train_embedder(pool: Pool, steps: int, rng: np.random.Generator, batch: int = 32, heat: float = 0.1) -> CausalLM:
+def train_embedder(pool: Pool, steps: int, rng: np.random.Generator, batch: int = 32, heat: float = 0.2) -> CausalLM:
     """Contrastive embedder, as CLIP: the cosine of a summary and its video against those of other videos."""
     embedder = CausalLM(
         vocabulary=len(VOCABULARY), width=48, depth=2, heads=3, hidden=128, feature_width=FEATURES, longest=160
