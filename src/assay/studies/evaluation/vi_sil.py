@@ -16,10 +16,10 @@ texts nor frames win at every budget), recall for ROUGE-L (of recall and F1), th
 0.1, 0.2 and 0.4) and updates (of 200 and 400). ViSIL has nothing that was tuned: floor, content words and two captions
 were fixed before.
 
-A frame shows colour, shape and place, the action only in the second half of its event, and nothing when the sprite is
-covered; questions ask for facts of any event and attribute alike, and one for a count. ROUGE counts facts as questions
-do, ViSIL weighs them by surprise: where texts are all there is, it need not win. The judge is a small imperfect model;
-`visil-true-caption` and `coverage-oracle` say what its captions and its errors cost.
+A frame shows colour, shape and place, the action only in the second half of its event, and of a covered sprite only the
+half of the picture. Questions ask for facts of any event and attribute alike, and one for a count. ROUGE counts facts
+as questions do, ViSIL weighs them by surprise: where texts are all there is, it need not win. The judge is a small
+imperfect model; `visil-true-caption` and `coverage-oracle` say what its captions and its errors cost.
 
 Full scale: multiple-choice questions on real videos with a judge and a reader of other families (see `_vi_sil_full`).
 """
