@@ -159,7 +159,9 @@ def train(
 
     losses: list[dict[str, float]] = []
     flow.fit(
-        some, learning_rate, seen=lambda _, parts: losses.append({k: round(float(v), 6) for k, v in parts.items()})
+        some,
+        learning_rate,
+        seen=lambda _, parts: losses.append({k: round(float(v.detach()), 6) for k, v in parts.items()}),
     )
     if not all(np.isfinite(row["loss"]) for row in losses):
         raise InputError(
