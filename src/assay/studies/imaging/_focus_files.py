@@ -57,7 +57,7 @@ class Frames:
         block = max(1, round(max(self.height, self.width) / side))
         rows, columns = self.height // block, self.width // block
         made = torch.empty(len(self.files), 3, rows, columns)
-        step = max(1, 1024 // block) * block
+        step = max(1, 256 // block) * block
         for top in range(0, rows * block, step):
             bottom = min(top + step, rows * block)
             part = self.read(top, bottom, 0, columns * block)
