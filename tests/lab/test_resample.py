@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from assay.lab import Better, Evidence, resample_groups
+from assay.errors import UnknownName
+from assay.lab import Better, Evidence, Study, resample_groups
 from assay.lab.judge import judge
 from assay.lab.statistics import t_interval, t_p
 
@@ -130,3 +131,28 @@ def test_figures_show_the_interval_that_is_judged():
     x = evidence.values("m", "a")
     error = x.std(ddof=1) * np.sqrt(7 / 5)
     assert evidence.mean_interval("m", "a") == pytest.approx(t_interval(x, standard_error=error))
+
+
+def test_conditions_that_draw_new_data_are_judged_as_independent():
+    once = resampled_study(np.random.default_rng(8), 6, effect=0.5)
+    trials = {(arm, c, seed): metrics for (arm, _, seed), metrics in once.trials.items() for c in ("real", "drawn")}
+    mixed = Evidence("x", "pocket", once.seeds, ["a", "b"], ["real", "drawn"], trials, resampled=["real"])
+    claims = [
+        Better("m", method="a", baseline="b", conditions=["real"], name="real"),
+        Better("m", method="a", baseline="b", conditions=["drawn"], name="drawn"),
+        Better("m", method="a", baseline="b", name="both"),
+    ]
+    found = {verdict.name: verdict for verdict in judge(claims, [], mixed)}
+    plain = judge([CLAIM], [], once)[0]
+    assert (found["real"].low, found["real"].high) == pytest.approx((plain.low, plain.high))
+    assert (found["both"].low, found["both"].high) == pytest.approx((plain.low, plain.high))
+    width = found["drawn"].high - found["drawn"].low
+    assert (plain.high - plain.low) / width == pytest.approx(np.sqrt(6 * 7 / 5))
+    assert [found[name].p_sign_flip is None for name in ("real", "drawn", "both")] == [True, False, True]
+    wide, narrow = (mixed.mean_interval("m", "a", c) for c in ("real", "drawn"))
+    assert wide[2] - wide[1] > narrow[2] - narrow[1]
+
+
+def test_a_resampled_condition_must_exist():
+    with pytest.raises(UnknownName, match="reel"):
+        Study(paper="2603.00001", arms=["a"], claims=[], conditions=["real"], resampled=["reel"])

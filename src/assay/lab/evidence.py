@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
@@ -28,7 +28,8 @@ class Evidence:
         verdicts: the judged claims, as plain data.
         arm_conditions: conditions of the arms that have fewer. None: not known, and taken from the trials there are
             (a condition in which every trial failed then goes unseen).
-        resampled: seeds are resamples of one fixed data set, see `statistics.resampled_error`.
+        resampled: seeds are resamples of one fixed data set, see `statistics.resampled_error`; or the conditions in
+            which they are.
     """
 
     paper: str
@@ -40,7 +41,7 @@ class Evidence:
     labels: Mapping[str, str] = field(default_factory=dict)
     verdicts: Sequence[Mapping[str, Any]] = ()
     arm_conditions: Mapping[str, Sequence[str]] | None = None
-    resampled: bool = False
+    resampled: bool | Sequence[str] = False
 
     def label(self, metric: str) -> str:
         """Words for an axis."""
@@ -63,7 +64,14 @@ class Evidence:
     def mean_interval(self, metric: str, arm: str, condition: str | None = None) -> tuple[float, float, float]:
         """Mean over seeds and its 95% Student t interval; the interval is NaN for fewer than two seeds."""
         x = self.values(metric, arm, condition)
-        return t_interval(x, standard_error=resampled_error(x) if self.resampled else None)
+        conditions = [condition] if condition is not None else self.conditions_of(arm)
+        return t_interval(x, standard_error=resampled_error(x) if self.resamples(conditions) else None)
+
+    def resamples(self, conditions: Iterable[str]) -> bool:
+        """Whether seeds are resamples of one fixed data set in any of these conditions."""
+        if isinstance(self.resampled, bool):
+            return self.resampled
+        return any(condition in self.resampled for condition in conditions)
 
     def conditions_of(self, arm: str) -> list[str]:
         """The conditions an arm runs in, in the study's order."""

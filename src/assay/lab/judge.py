@@ -96,15 +96,15 @@ def judge(
         claims: in the study's order; all of them, as they are corrected together.
         gates: figures that must hold; a failing one makes the claims it guards inconclusive.
         evidence: the finished trials. A seed that lacks one side of a pair is dropped and counted in the reason.
-        resampled: seeds are bootstrap resamples of one fixed data set (None: as the evidence says). Then the spread
-            over seeds is itself the standard error of the figure and is not divided by sqrt(n): more resamples are not
-            more data (`statistics.resampled_error`). A sign-flip test takes seeds as independent and is not given.
+        resampled: seeds are bootstrap resamples of one fixed data set (None: as the evidence says of the conditions of
+            each claim). Then the spread over seeds is itself the standard error of the figure and is not divided by
+            sqrt(n): more resamples are not more data (`statistics.resampled_error`). A sign-flip test takes seeds as
+            independent and is not given.
         level: of the intervals; claims are tested at 1 - level.
 
     Returns:
         One verdict per claim, in order.
     """
-    resampled = evidence.resampled if resampled is None else resampled
     with np.errstate(invalid="ignore", over="ignore"):  # infinite figures are looked after where they matter
         weighed = [weigh(claim, evidence, resampled, level) for claim in claims]
     judged = [i for i, claim in enumerate(claims) if evidence.scale in claim.scales]

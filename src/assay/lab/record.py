@@ -70,9 +70,16 @@ class Summary(_Plain):
     conditions: dict[str, str]
     arm_conditions: dict[str, list[str]]
     metrics: dict[str, str]
-    resampled: bool
+    resampled: bool | list[str]
     verdicts: list[dict[str, Any]]
     provenance: Provenance
+
+    @property
+    def repeats(self) -> str:
+        """What the repeats of a trial are, in words."""
+        if isinstance(self.resampled, bool):
+            return "resamples of one data set" if self.resampled else "seeds"
+        return f"seeds (resamples of one data set in {', '.join(self.resampled)})"
 
 
 class Record(Summary):
@@ -117,7 +124,7 @@ def make(study: Study, scale: str, seeds: Sequence[int], results: Sequence[Resul
         conditions=_described(study.conditions),
         arm_conditions={arm: list(conditions) for arm, conditions in study.arm_conditions.items()},
         metrics=dict(study.metrics),
-        resampled=study.resampled,
+        resampled=study.resampled if isinstance(study.resampled, bool) else list(study.resampled),
         verdicts=[verdict.as_dict() for verdict in judged(study, evidence)],
         provenance=provenance(study, device, sum(result.seconds for result in ended)),
         trials=[

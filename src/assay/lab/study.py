@@ -50,7 +50,8 @@ class Study:
         data: `"real"`, `"simulated"` or `"real and simulated"`; shown beside every verdict.
             A function of the scale where it depends on what is installed.
         resampled: seeds are bootstrap resamples of one fixed data set; the spread over seeds is then
-            the standard error itself and is not divided by the root of their number.
+            the standard error itself and is not divided by the root of their number. Or the conditions in which they
+            are, when others draw new data for every seed; a claim over both kinds is judged as resampled.
         tolerance: relative difference a re-run of a metric may show.
         tolerances: the same for single metrics; None for a metric that is not compared (seconds, bytes).
         threads: threads a trial computes with.
@@ -70,7 +71,7 @@ class Study:
     metrics: Mapping[str, str] = field(default_factory=dict)
     seeds: int | Mapping[str, int] = field(default_factory=dict)
     data: str | Callable[[str], str] = "simulated"
-    resampled: bool = False
+    resampled: bool | Sequence[str] = False
     tolerance: float = 1e-4
     tolerances: Mapping[str, float | None] = field(default_factory=dict)
     threads: int = 1
@@ -105,6 +106,8 @@ class Study:
             others = getattr(claim, "baseline_conditions", None) or ()
             for condition in (*claim.conditions, *others, *getattr(claim, "sizes", ())):
                 self._known("condition", condition, self.conditions)
+        for condition in () if isinstance(self.resampled, bool) else self.resampled:
+            self._known("condition", condition, self.conditions)
         for gate in self.gates:
             self._known("arm", gate.method, self.arms)
             for name in gate.claims:

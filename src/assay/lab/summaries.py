@@ -111,9 +111,8 @@ def _evidence(card: Card, state: State) -> list[str]:
     if state.summary is None:
         return [f"No evidence recorded yet; `assay run {card.id}` makes it."]
     summary, source = state.summary, state.summary.provenance
-    kind = "resamples of one data set" if summary.resampled else "seeds"
     head = (
-        f"Our evidence: {summary.data} data, {summary.scale} scale, {len(summary.seeds)} {kind},"
+        f"Our evidence: {summary.data} data, {summary.scale} scale, {len(summary.seeds)} {summary.repeats},"
         f" recorded {source.recorded} with assay {source.package} on {source.cores} cores ({source.seconds:.0f} s)"
     )
     lines = textwrap.wrap(head, 100)

@@ -72,7 +72,7 @@ class Weighed:
         return not self.inside, self.p if self.inside else -self.p, -self.estimate
 
 
-def weigh(claim: Claim, evidence: Evidence, resampled: bool, level: float) -> Weighed:
+def weigh(claim: Claim, evidence: Evidence, resampled: bool | None, level: float) -> Weighed:
     """Weigh a claim against its baseline, or the hardest of several."""
     if not isinstance(claim, Comparison):
         return _weigh_one(claim, evidence, "", resampled, level)
@@ -90,8 +90,9 @@ def weigh(claim: Claim, evidence: Evidence, resampled: bool, level: float) -> We
     return replace(hardest, p=p, baseline_means=means, block=block, notes=named)
 
 
-def _weigh_one(claim: Claim, evidence: Evidence, baseline: str, resampled: bool, level: float) -> Weighed:
+def _weigh_one(claim: Claim, evidence: Evidence, baseline: str, given: bool | None, level: float) -> Weighed:
     region = region_of(claim)
+    resampled = evidence.resamples(_all_conditions(claim, evidence, baseline)) if given is None else given
     seeds = _per_seed(claim, evidence, baseline, resampled)
     used = np.isfinite(seeds.judged)
     x = seeds.judged[used]
@@ -149,8 +150,7 @@ def _per_seed(claim: Claim, evidence: Evidence, baseline: str, resampled: bool) 
         table = _table(evidence, claim.metric, claim.method, list(claim.sizes))
         slopes = np.array([st.slope(list(claim.sizes.values()), row) for row in table])
         return _PerSeed(slopes, table.mean(axis=1), slopes, f"{missing}, or not positive")
-    conditions = claim.conditions or evidence.conditions_of(claim.method)
-    figure = _table(evidence, claim.metric, claim.method, conditions).mean(axis=1)
+    figure = _table(evidence, claim.metric, claim.method, _all_conditions(claim, evidence, baseline)).mean(axis=1)
     return _PerSeed(figure, figure, figure, missing)
 
 
@@ -228,6 +228,16 @@ def _conditions(claim: Comparison, evidence: Evidence, baseline: str) -> tuple[l
     arms = {claim.method, baseline, *(getattr(claim, "margin_of", None) or ())}
     shared = [c for c in evidence.conditions_of(claim.method) if all(c in evidence.conditions_of(a) for a in arms)]
     return shared, shared
+
+
+def _all_conditions(claim: Claim, evidence: Evidence, baseline: str) -> list[str]:
+    """Every condition whose figures a claim rests on."""
+    if isinstance(claim, Comparison):
+        here, there = _conditions(claim, evidence, baseline)
+        return list(dict.fromkeys([*here, *there]))
+    if isinstance(claim, Slope):
+        return list(claim.sizes)
+    return list(claim.conditions) or evidence.conditions_of(claim.method)
 
 
 def _table(evidence: Evidence, metric: str, arm: str, conditions: Sequence[str]) -> Array:
