@@ -44,6 +44,17 @@ def test_weights_and_impossible_texts() -> None:
     assert float(net.loss(images[:1], ["a" * 10]).detach()) == 0
 
 
+def test_known_columns_are_plain_cross_entropy() -> None:
+    torch.manual_seed(0)
+    net = CtcRecogniser("ab", width=4, height=8).eval()
+    images, symbols = torch.rand(2, 1, 8, 12), torch.tensor([[0, 1, 1, 0, 2, 2], [2, 0, 0, 1, 0, 0]])
+    log_probs = net(images).detach()
+    wanted = -sum(float(log_probs[b, t, symbols[b, t]]) for b in range(2) for t in range(6)) / 12
+    assert float(net.aligned_loss(images, symbols).detach()) == pytest.approx(wanted, rel=1e-5)
+    with pytest.raises(ValueError, match="expected symbols"):
+        net.aligned_loss(images, symbols[:, :4])
+
+
 def test_greedy_reading_of_sure_columns() -> None:
     net = CtcRecogniser("abc", width=4, height=8)
     path = [1, 1, 0, 1, 2, 3, 3, 0]

@@ -59,7 +59,11 @@ class CtcRecogniser(nn.Module):
         self.to(memory_format=torch.channels_last)  # a quarter faster on a CPU
 
     def columns(self, images: Tensor) -> Tensor:
-        """Features of each column, (B, T, 4 width), of grey images (B, 1, height, W) in [0, 1]; T = ceil(W / 2)."""
+        """Features of each column, (B, T, 4 width), of grey images (B, 1, height, W); T = ceil(W / 2).
+
+        Images are floats in [0, 1] or uint8, on any device.
+        """
+        images = unit(images).to(self.head.weight.device)
         if images.dim() != 4 or images.shape[1:3] != (1, self.height):
             raise ValueError(f"images must be (B, 1, {self.height}, W), got {tuple(images.shape)}")
         return self.blocks((images - 0.5) * 4).squeeze(2).transpose(1, 2)
@@ -89,15 +93,30 @@ class CtcRecogniser(nn.Module):
             images: (B, 1, height, W).
             texts: B texts.
             weights: (B,); all one when None.
+
+        Raises:
+            ValueError: characters outside the alphabet.
         """
-        symbols = [self.encode(text) for text in texts]
-        lengths = torch.tensor([len(s) for s in symbols])
-        given = torch.tensor([code for s in symbols for code in s], dtype=torch.long)
-        log_probs = self(images).transpose(0, 1)
-        columns = torch.full((len(texts),), log_probs.shape[0], dtype=torch.long)
-        each = F.ctc_loss(log_probs, given, columns, lengths, reduction="none", zero_infinity=True)
-        each = each / lengths.clamp(min=1).to(each)
-        return (each if weights is None else each * weights).mean()
+        codes = [self.encode(text) for text in texts]
+        lengths = torch.tensor([len(text) for text in codes])
+        given = torch.tensor([code for text in codes for code in text], dtype=torch.long)
+        log_probs = self(images).cpu()  # the sums are small, and exact there
+        columns = torch.full((len(texts),), log_probs.shape[1], dtype=torch.long)
+        each = F.ctc_loss(
+            log_probs.transpose(0, 1), given, columns, lengths, reduction="none", zero_infinity=True
+        ) / lengths.clamp(min=1)  # fmt: skip
+        return (each if weights is None else each * weights.to(each)).mean()
+
+    def aligned_loss(self, images: Tensor, symbols: Tensor) -> Tensor:
+        """Mean cross-entropy of columns whose symbols are known, (B, T); it leads past the all-blank plateau of CTC.
+
+        Raises:
+            ValueError: not one symbol for each column.
+        """
+        log_probs = self(images)
+        if symbols.shape != log_probs.shape[:2]:
+            raise ValueError(f"expected symbols {tuple(log_probs.shape[:2])}, got {tuple(symbols.shape)}")
+        return F.nll_loss(log_probs.flatten(0, 1), symbols.flatten().to(log_probs.device))
 
     @torch.no_grad()
     def decode(self, images: Tensor, batch: int = 256) -> list[Reading]:
@@ -126,6 +145,11 @@ class CtcRecogniser(nn.Module):
                 before = symbol
             kept = kept or logs
             yield Reading("".join(text), min(float(torch.tensor(kept, dtype=torch.float64).mean().exp()), 1.0))
+
+
+def unit(images: Tensor) -> Tensor:
+    """Images of uint8 as floats in [0, 1]; others as they are."""
+    return images.float() / 255 if images.dtype == torch.uint8 else images
 
 
 def _block(inputs: int, outputs: int, kernel: int | tuple[int, int], stride: int | tuple[int, int],

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from assay.methods.detection._union_evolution import jitter, k_centres
-from assay.methods.detection.union_st import CtcRecogniser, EvolutionSettings, SelfEvolution, fit_reader
+from assay.methods.detection.union_st import CtcRecogniser, EvolutionSettings, SelfEvolution, fit_reader, shake
 from assay.nn.ctc import Reading
 
 ONE = EvolutionSettings(steps=1, batch=4, lr=1e-4)
@@ -161,3 +161,13 @@ def test_bad_input() -> None:
         fit_reader(Oracle(), [], ONE, torch.Generator())
     with pytest.raises(ValueError, match="not in the alphabet"):
         fit_reader(Oracle(), [(images, ["z"] * 10, 1.0)], ONE, torch.Generator())
+
+
+def test_shaking_moves_little_and_keeps_a_flat_picture_flat() -> None:
+    flat = torch.full((6, 1, 16, 48), 0.5)
+    assert float((shake(flat, torch.Generator().manual_seed(0)) - 0.5).abs().mean()) < 0.15
+    edge = torch.zeros(40, 1, 16, 48)
+    edge[..., 24:] = 1
+    moved = shake(edge, torch.Generator().manual_seed(1))
+    assert float(moved[..., :12].mean()) < 0.3
+    assert float(moved[..., 36:].mean()) > 0.7

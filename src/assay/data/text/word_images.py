@@ -167,3 +167,26 @@ def read_lmdb(path: Path, extra: str = "detection") -> Iterator[tuple[NDArray[np
 def write_gt(file: Path, rows: Iterable[tuple[str, str]]) -> None:
     """Lines of path, tab, text."""
     file.write_text("".join(f"{name}\t{text}\n" for name, text in rows), encoding="utf-8")
+
+
+def reader_input(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """A word picture as readers take it: grey (height, width) uint8, the ratio kept where there is room.
+
+    A picture more than one and a half times as high as wide is first turned by 90 degrees counter-clockwise. It is
+    brought to the height, and to `used_width`; what remains on the right has its mean grey.
+    """
+    from PIL import Image
+
+    picture = Image.fromarray(image).convert("L")
+    if picture.height > 1.5 * picture.width:
+        picture = picture.transpose(Image.Transpose.ROTATE_90)
+    used = used_width(picture.height, picture.width, height, width)
+    small = np.asarray(picture.resize((used, height), Image.Resampling.BILINEAR))
+    found = np.full((height, width), round(float(small.mean())), dtype=np.uint8)
+    found[:, :used] = small
+    return found
+
+
+def used_width(high: int, wide: int, height: int, width: int) -> int:
+    """Columns that a picture of high x wide pixels takes in a reader's input of height x width."""
+    return int(np.clip(round(wide * height / high), 1, width))

@@ -10,9 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from assay.nn.ctc import CtcRecogniser
+from assay.nn.ctc import CtcRecogniser, unit
 
-Batch = tuple[Tensor, Sequence[str]]  # images (N, 1, H, W) in [0, 1] and their texts
+Batch = tuple[Tensor, Sequence[str]]  # images (N, 1, H, W), floats in [0, 1] or uint8, and their texts
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 
 
@@ -89,7 +89,7 @@ def fit_reader(
     net.train()
     for _ in range(settings.steps):
         rows = torch.multinomial(chances, settings.batch, replacement=True, generator=generator)
-        picked = images[rows]
+        picked = unit(images[rows])
         if settings.augment is not None:
             picked = settings.augment(picked, generator)
         loss = net.loss(picked, [texts[i] for i in rows.tolist()])
@@ -186,7 +186,7 @@ class SelfEvolution:
                 history.labels |= dict(zip(found.asked, given, strict=True))
             if render is not None:
                 synthetic = render([*history.labels.values(), *found.read])
-            fit_reader(reader, self._parts(synthetic, pool, found, history.labels), self.settings, generator)
+            fit_reader(reader, self.training_parts(synthetic, pool, found, history.labels), self.settings, generator)
         return history
 
     def judge(
@@ -194,7 +194,7 @@ class SelfEvolution:
     ) -> Round:
         """Read the pool in round `number` (from 0): what is accepted and what is asked."""
         readings = reader.decode(pool)
-        first, second = (reader.decode(self.augment(pool, generator)) for _ in range(2))
+        first, second = (reader.decode(self.augment(unit(pool), generator)) for _ in range(2))
         q = [1.0 if i in labels else reading.confidence for i, reading in enumerate(readings)]
         asked = self._queries(reader, pool, q, number, labels, generator)
         apart = set(asked) | set(labels)
@@ -206,9 +206,10 @@ class SelfEvolution:
         ]  # fmt: skip
         return Round(tuple(accepted), tuple(readings[i].text for i in accepted), tuple(asked), tuple(q))
 
-    def _parts(
+    def training_parts(
         self, synthetic: Batch, pool: Tensor, found: Round, labels: dict[int, str]
     ) -> list[tuple[Tensor, Sequence[str], float]]:
+        """What a round trains on, for `fit_reader`: rendered, accepted and labelled images with their weights."""
         return [
             (*synthetic, 1.0),
             (pool[list(found.accepted)], found.read, 1.0),
@@ -250,7 +251,7 @@ def k_centres(vectors: Tensor, count: int) -> list[int]:
 
 
 def jitter(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Photometric changes of grey images in [0, 1], each image its own: contrast, brightness, noise, inversion never.
+    """Photometric changes of grey images in [0, 1], each image its own: contrast, brightness, noise; never inversion.
 
     Geometry stays: a reading must not depend on light.
     """
@@ -258,3 +259,18 @@ def jitter(images: Tensor, generator: torch.Generator) -> Tensor:
     contrast, light = 0.7 + 0.6 * draw[0], 0.3 * (draw[1] - 0.5)
     noise = torch.randn(images.shape, generator=generator) * 0.06 * draw[2]
     return ((images - 0.5) * contrast + 0.5 + light + noise).clamp(0, 1)
+
+
+def shake(images: Tensor, generator: torch.Generator) -> Tensor:
+    """`jitter` and a small affine change, each image its own: 6 degrees, a tenth of size and place, some shear."""
+    draw = torch.rand((5, len(images)), generator=generator) * 2 - 1
+    turn, shear = 0.1 * draw[0], 0.15 * draw[1]
+    ratio = images.shape[2] / images.shape[3]
+    zoom = 1 + 0.1 * draw[2]
+    rows = [
+        torch.stack([zoom * turn.cos(), zoom * (shear - turn.sin()) * ratio, 0.05 * draw[3]], 1),
+        torch.stack([zoom * turn.sin() / ratio, zoom * turn.cos(), 0.1 * draw[4]], 1),
+    ]
+    grid = torch.nn.functional.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
+    moved = torch.nn.functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    return jitter(moved, generator)

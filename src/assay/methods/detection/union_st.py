@@ -25,7 +25,15 @@ from scipy.ndimage import find_objects, gaussian_filter
 
 from assay.methods.detection._union_check import leak, outline, visible
 from assay.methods.detection._union_corpus import KINDS, UNION_WEIGHTS, Corpus, reweighted
-from assay.methods.detection._union_evolution import EvolutionSettings, History, Round, SelfEvolution, fit_reader
+from assay.methods.detection._union_evolution import (
+    EvolutionSettings,
+    History,
+    Round,
+    SelfEvolution,
+    fit_reader,
+    jitter,
+    shake,
+)
 from assay.methods.detection._union_glyphs import (
     Face,
     Glyph,
@@ -56,7 +64,8 @@ __all__ = [
     "BLENDS", "CLASSIC", "GEOMETRY", "KINDS", "PLAIN", "UNION", "UNION_WEIGHTS", "Corpus", "CtcRecogniser",
     "EngineConfig", "EvolutionSettings", "Face", "Geometry", "History", "Invisible", "Placement", "Plan", "Reading",
     "Round", "SelfEvolution", "TextEngine", "TextSample", "arc_radius", "blend", "colourise", "elastic_field",
-    "fit_reader", "grey_clusters", "layout_curve", "layout_flow", "layout_vertical", "leak", "midground", "reweighted",
+    "fit_reader", "grey_clusters", "jitter", "layout_curve", "layout_flow", "layout_vertical", "leak", "midground",
+    "reweighted", "shake",
     "style_border", "style_extrusion", "style_shadow", "visible",
 ]  # fmt: skip
 
@@ -144,14 +153,13 @@ class TextEngine:
         return self._able[key]
 
     def plan(self, rng: np.random.Generator, text: str | None = None) -> Plan:
-        """One draw from every distribution; nothing is rendered.
+        """One draw from every distribution; nothing is rendered. Texts that no font can render are drawn anew.
 
         Raises:
-            ValueError: no font can render the text.
+            ValueError: no font can render the given text, or any of fifty of the corpus.
         """
         c, pick = self.config, Chooser(rng)
-        kind, drawn = self.corpus.sample(rng)
-        kind, text = ("given", text) if text is not None else (kind, drawn)
+        kind, text = ("given", text) if text is not None else self._renderable(rng)
         face = pick.item(self.able(text))
         size = max(round(pick.within(c.size) * c.scale), 4)
         bold, vertical = pick.happens(c.bold), pick.happens(c.vertical)
@@ -166,7 +174,7 @@ class TextEngine:
         style = pick.one_of(c.styles) if pick.happens(c.style) else ""
         style_size, style_turn = max(round(pick.within(c.style_size) * c.scale), 1), pick.within((0, 360))
         geometry = pick.geometry(c)
-        other = self.corpus.sample(rng)[1] if pick.happens(c.midground) else ""
+        other = self._renderable(rng)[1] if pick.happens(c.midground) else ""
         shift = (-c.midground_shift, c.midground_shift)
         photos = [
             (int(rng.integers(len(self.textures))), pick.within(c.texture_share), (rng.random(), rng.random()))
@@ -185,6 +193,18 @@ class TextEngine:
             jpeg=round(pick.within(c.jpeg)) if c.jpeg else 0, blur=pick.within(c.blur) * c.scale,
             noise=pick.within(c.noise), seed=int(rng.integers(2**62)),
         )  # fmt: skip
+
+    def _renderable(self, rng: np.random.Generator) -> tuple[str, str]:
+        for left in reversed(range(50)):
+            kind, text = self.corpus.sample(rng)
+            try:
+                self.able(text)
+            except ValueError:
+                if not left:
+                    raise
+            else:
+                return kind, text
+        raise AssertionError("unreachable")
 
     def sample(self, rng: np.random.Generator, text: str | None = None) -> TextSample:
         """A visible sample: plans are drawn until one is, at most `config.tries` of them.
