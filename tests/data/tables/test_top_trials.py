@@ -142,6 +142,7 @@ def test_clinicaltrials_gov_exports(tmp_path: Path) -> None:
     [
         ("a.csv", "", "no trials"),
         ("a.csv", "x,y\n1,2\n", "none of the columns"),
+        ("a.csv", "# Title\n\nSome text, with commas, and more.\n", "none of the columns"),
         ("a.csv", "criteria,label\nold,maybe\n", "maybe"),
         ("a.csv", b"criteria\n\xff\xfe\n", "UTF-8"),
         ("a.json", "{", "not JSON"),

@@ -115,7 +115,7 @@ def read_trials(
     rows = _from_json(file) if file.suffix.lower() == ".json" else _from_csv(file)
     if not rows:
         raise InputError(f"{file}: holds no trials")
-    names = {name.strip().lower(): name for name in rows[0]}
+    names = {name.strip().lower(): name for name in rows[0] if name}
     wanted = {"smiles": smiles, "icd": icd, "criteria": criteria, "label": label}
     columns = {key: names.get(name.strip().lower()) for key, name in wanted.items()}
     columns |= {key: next((names[a] for a in tried if a in names), None) for key, tried in ALIASES.items()}
