@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -30,7 +31,7 @@ _POLICY = (
 CONTENT_POLICY = _POLICY + "; frame-ancestors 'none'"
 QUERY = frozenset({"q", "day", "until", "category", "area", "author", "runs", "verdict", "page"})
 _MOST_WORDS = 200
-_JUDGED_AT_ONCE = 25
+_CLAIMS_AT_ONCE = 130
 _SHOWN_TRIALS = 30
 _SHOWN_METRICS = 10
 _SHOWN_MEANS = 120
@@ -268,8 +269,8 @@ class Site:
 
     def _claims(self, page: int) -> Page | None:
         judged = self.library.judged
-        pages = -(-len(judged) // _JUDGED_AT_ONCE)
-        if page > max(1, pages):
+        parts = _parts([len(row.state.summary.verdicts) for row in judged if row.state and row.state.summary])
+        if page > max(1, len(parts)):
             return None
         verdicts = [v for row in judged if row.state and row.state.summary for v in row.state.summary.verdicts]
         claims = [plots.effect(v) for v in verdicts if not v.get("expected")]
@@ -277,9 +278,9 @@ class Site:
             "claims.html",
             min(page, 2),
             title="Every claim" + (f", page {page}" if page > 1 else ""),
-            rows=judged[(page - 1) * _JUDGED_AT_ONCE : page * _JUDGED_AT_ONCE],
+            rows=judged[parts[page - 1]] if parts else [],
             page=page,
-            pages=pages,
+            pages=len(parts),
             glance=plots.glance(claims) if page == 1 else None,
             tally=Counter(v["outcome"] for v in verdicts if not v.get("expected")),
         )
@@ -337,6 +338,17 @@ def _query_of(filters: Filters) -> dict[str, str]:
         "verdict": filters.verdict,
     }
     return {name: value for name, value in values.items() if value}
+
+
+def _parts(claims: Sequence[int]) -> list[slice]:
+    """Papers, by how many claims each has, cut into pages of at most `_CLAIMS_AT_ONCE` claims or one paper."""
+    cuts, held = [0], 0
+    for place, count in enumerate(claims):
+        if held and held + count > _CLAIMS_AT_ONCE:
+            cuts.append(place)
+            held = 0
+        held += count
+    return [slice(start, end) for start, end in pairwise([*cuts, len(claims)]) if end > start]
 
 
 def _page_number(text: str) -> int | None:

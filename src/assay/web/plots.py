@@ -66,11 +66,18 @@ def ticks() -> list[tuple[float, str]]:
 
 
 def glance(effects: Iterable[Effect]) -> dict[str, Any]:
-    """All measured effects, one thin line each, from the furthest missed to the furthest passed."""
+    """All measured effects, one thin line each, from the furthest missed to the furthest passed; a path a verdict."""
     found = sorted((e for e in effects if e.place is not None), key=lambda e: e.place or 0.0)
     step = max(4.0, min(14.0, 480 / max(1, len(found))))
-    rows = [(row, round(8 + step * (i + 0.5), 1)) for i, row in enumerate(found)]
-    return {"rows": rows, "height": round(16 + step * len(found), 1), "step": step}
+    spans: dict[str, list[str]] = {}
+    dots: dict[str, list[str]] = {}
+    for i, row in enumerate(found):
+        outcome, y = str(row.verdict["outcome"]), _short(8 + step * (i + 0.5))
+        spans.setdefault(outcome, []).append(f"M{_short(3 * row.left)} {y}H{_short(3 * row.right)}")
+        dots.setdefault(outcome, []).append(f"M{_short(3 * row.x)} {y}h0")
+    paths = [(outcome, "".join(spans[outcome]), "".join(dots[outcome])) for outcome in sorted(spans)]
+    size = round(min(step / 1.4, 9.0), 1)
+    return {"paths": paths, "count": len(found), "height": round(16 + step * len(found), 1), "size": size}
 
 
 def bars(counts: Sequence[int], most: int, width: int = 300, height: int = 28) -> list[dict[str, float | int]]:
@@ -93,6 +100,10 @@ def shares(counts: Sequence[int], width: int = 120) -> list[tuple[float, float]]
         found.append((round(at, 1), round(width * count / total, 1)))
         at += width * count / total
     return found
+
+
+def _short(value: float) -> str:
+    return f"{value:.1f}".removesuffix(".0")
 
 
 def _x(place: float) -> float:
