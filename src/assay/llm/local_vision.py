@@ -36,12 +36,18 @@ class LocalVision(Local):
         Model.__init__(self, str(name), cache=cache, concurrency=1)
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        progress = transformers.utils.logging
+        shown = progress.is_progress_bar_enabled()
+        progress.disable_progress_bar()
         try:
             self.processor = transformers.AutoProcessor.from_pretrained(str(name))
             self.network = transformers.AutoModelForImageTextToText.from_pretrained(str(name)).to(device).eval()
         except (OSError, ValueError, ImportError, RuntimeError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
             raise InputError(f"vision-language model {name} cannot be loaded: {reason}") from error
+        finally:
+            if shown:
+                progress.enable_progress_bar()
         if not hasattr(self.processor, "tokenizer"):
             raise InputError(f"vision-language model {name} has no processor for pictures and words")
         self.tokenizer = self.processor.tokenizer

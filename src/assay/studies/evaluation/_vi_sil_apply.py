@@ -239,9 +239,10 @@ def draw_front(
         low, high = score.ci
         axes.plot([price, price], [low, high], color=colour, lw=1, alpha=0.6)
         axes.plot(price, score.loss, "*" if n == chosen else "o", color=colour, ms=13 if n == chosen else 6)
-        axes.annotate(
-            one.name.replace("$", r"\$"), (price, score.loss), xytext=(5, 4), textcoords="offset points", size=8
-        )
+        if n in front or n == chosen or not one.name.startswith("made-"):
+            label = one.name.replace("$", r"\$")
+            axes.annotate(label, (price, score.loss), xytext=(5, 4), textcoords="offset points", size=8)
+    axes.margins(x=0.15)
     axes.step([costs[n] for n in front], [scores[n].loss for n in front], where="post", color="0.4", lw=1)
     if max(costs) > 50 * max(min(costs), 1):
         axes.set_xscale("log")
