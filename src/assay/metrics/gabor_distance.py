@@ -29,7 +29,8 @@ def gabor_distance(
     """Distance of Gabor energies, from 0 (equal) to 1 (structure on one side only).
 
     At each level of the pyramid, and for each of the colour channels, amplitudes A_k of random Gabor pairs (even and
-    odd part) are compared, energies A_k^2 being first averaged over a small window: `d = sum_k (A_k - B_k)^2 / (sum_k A_k^2 + B_k^2 + c)`. Levels count alike.
+    odd part) are compared, energies A_k^2 being first averaged over a small window:
+    `d = sum_k (A_k - B_k)^2 / (sum_k A_k^2 + B_k^2 + c)`. Levels count alike.
 
     Args:
         image, reference: `(B, C, H, W)` in [0, 1].
