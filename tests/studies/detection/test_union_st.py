@@ -110,6 +110,7 @@ def test_make_writes_images_labels_boxes_and_an_lmdb(own: Path) -> None:
     result = run_apply(study, [*line, "--out", str(own / "synth")])
     assert result["images"] == 9
     assert result["fonts"] == 2
+    assert (result["words"], result["words_left_out"]) == (5, 0)
     assert list(result["fonts_refused"]) == ["broken.ttf"]
     labels = read_gt(own / "synth" / "gt.txt")
     assert [text for _, text in labels] == [text for _, text in read_lmdb(own / "synth" / "lmdb")]

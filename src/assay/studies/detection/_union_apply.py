@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,8 @@ from assay.methods.detection.union_st import (
     TextEngine,
     TextSample,
 )
+from assay.studies.detection._union_world import TEXTURES
+from assay.studies.detection._union_world import photos as surfaces
 
 BATCH = 500  # pictures a worker draws at a time
 Source = dict[str, Any]  # fonts, words, textures, classic, length: what an engine is made of, light enough to send
@@ -61,14 +64,12 @@ def source(fonts: Path | None, words: Path | None, backgrounds: Path | None, cla
         raise InputError(f"no font has the characters {''.join(lacking[:40])!r}; give a folder of fonts with --fonts")
     photos = [] if backgrounds is None else [read_picture(path) for path in list_pictures(backgrounds)]
     if backgrounds is None:
-        photos = require("assay.studies.detection._union_world", "detection").photos(TEXTURES)
+        photos = surfaces(TEXTURES)
     whole = [text for text in texts if any(face.has(text) for name, face in faces.items() if name in found)]
     if not whole:
         raise InputError(f"no single font can render a whole word such as {texts[0]!r}; give fonts of its script")
-    return {"fonts": found, "words": whole, "textures": photos, "classic": classic}, refused
-
-
-TEXTURES = ("grass", "coins", "immunohistochemistry", "hubble_deep_field")
+    left_out = len(texts) + len(long) - len(whole)
+    return {"fonts": found, "words": whole, "left_out": left_out, "textures": photos, "classic": classic}, refused
 
 
 def engine_of(given: Source, scale: float, config: EngineConfig | None = None) -> TextEngine:
@@ -119,8 +120,9 @@ def make(
     scale = float(np.clip(height / 60, 0.3, 1.0)) if height else 1.0
     (out / "images").mkdir(parents=True)
     labels, plans = [], 0
-    base = WordLmdb(out / "lmdb") if lmdb else None
-    with (out / "boxes.jsonl").open("w", encoding="utf-8") as boxes_file:
+    with ExitStack() as open_files:
+        boxes_file = open_files.enter_context((out / "boxes.jsonl").open("w", encoding="utf-8"))
+        base = open_files.enter_context(WordLmdb(out / "lmdb")) if lmdb else None
         for number, (png, text, boxes, tried) in enumerate(
             _shared(partial(drawn, given, scale, seed, height), count, workers), 1
         ):
@@ -131,11 +133,10 @@ def make(
             plans += tried
             if base is not None:
                 base.add(png, text)
-    if base is not None:
-        base.__exit__()
     write_gt(out / "gt.txt", labels)
     report = {
         "images": count, "fonts": len(given["fonts"]), "fonts_refused": refused, "words": len(given["words"]),
+        "words_left_out": given["left_out"],
         "invisible_draws_percent": round(100 * (1 - count / plans), 2), "seed": seed,
     }  # fmt: skip
     (out / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
