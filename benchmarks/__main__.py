@@ -32,7 +32,7 @@ def main(names: list[str]) -> int:
             else:
                 word = {True: "ok", False: "MISSED", None: "-"}[row["ok"]]
                 limit = row.get("limit") or "no limit"
-                print(f"{word:<7}{name:<20}{row['what']}: {row['value']:.4g} {row['unit']} ({limit})", flush=True)
+                print(f"{word:<7}{name:<26}{row['what']}: {row['value']:.4g} {row['unit']} ({limit})", flush=True)
     return 1 if missed else 0
 
 
